@@ -1,0 +1,24 @@
+package objectstore
+
+import "fmt"
+
+// ReadError says that an object's content could not be read to its end.
+type ReadError struct {
+	Key string
+	Err error
+}
+
+func (e *ReadError) Error() string { return fmt.Sprintf("read %s: %v", e.Key, e.Err) }
+
+// Unwrap returns the cause.
+func (e *ReadError) Unwrap() error { return e.Err }
+
+// TooLargeError says that an object is larger than any object of its kind may be. Nothing was read.
+type TooLargeError struct {
+	Key         string
+	Size, Limit int64 // bytes
+}
+
+func (e *TooLargeError) Error() string {
+	return fmt.Sprintf("read %s: object has %d bytes, more than the %d that this kind may have", e.Key, e.Size, e.Limit)
+}
