@@ -15,8 +15,11 @@ type Database struct {
 	Locale           Text   `json:"locale,omitempty"` // of icu and builtin
 	ICURules         Text   `json:"icu_rules,omitempty"`
 	CollationVersion Text   `json:"collation_version,omitempty"`
-	Tablespace       Text   `json:"tablespace"`
-	Owner            Text   `json:"owner"`
+	// Tablespace is the database's own default tablespace; Tablespaces are the others that its relations are placed in
+	// by name, ascending.
+	Tablespace  Text   `json:"tablespace"`
+	Tablespaces []Text `json:"tablespaces,omitempty"`
+	Owner       Text   `json:"owner"`
 	// Grants is nil where the database has the default privileges.
 	Grants           []Grant         `json:"grants"`
 	Comment          *Text           `json:"comment,omitempty"`

@@ -46,6 +46,14 @@ type Table struct {
 	Condition Text `json:"condition,omitempty"`
 }
 
+// StoredTable is a table with what a snapshot holds of its rows.
+type StoredTable struct {
+	Table
+	// Rows is the number of rows stored, Bytes that of their COPY text, line feeds included.
+	Rows  int64 `json:"rows"`
+	Bytes int64 `json:"bytes"`
+}
+
 // RowShape is everything in the catalogs that decides how stored tuples turn into row text, apart from the settings
 // pinned for reading. Two snapshots' rows may be compared by block only under equal shapes: an equal schema archive does
 // not mean equal row text.
