@@ -22,3 +22,17 @@ type TooLargeError struct {
 func (e *TooLargeError) Error() string {
 	return fmt.Sprintf("read %s: object has %d bytes, more than the %d that this kind may have", e.Key, e.Size, e.Limit)
 }
+
+// RangeError says that an object does not have the bytes asked for. Nothing was returned.
+type RangeError struct {
+	Key            string
+	Offset, Length int64 // bytes
+	Size           int64 // bytes the object has; -1 when that is not known
+}
+
+func (e *RangeError) Error() string {
+	if e.Size < 0 {
+		return fmt.Sprintf("get range of %s: there are no %d bytes at offset %d", e.Key, e.Length, e.Offset)
+	}
+	return fmt.Sprintf("get range of %s: there are no %d bytes at offset %d of an object of %d", e.Key, e.Length, e.Offset, e.Size)
+}
