@@ -140,7 +140,7 @@ func newCluster(major int, options clusterOptions) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // the tests reach the socket in it as another user
+	if err := os.Chmod(dir, 0o755); err != nil { // the tests reach the socket in it as another user
 		return nil, fmt.Errorf("open the directory of the socket: %w", err)
 	}
 	cluster := &Cluster{major: major, binDir: binDir, dir: dir, as: as}
@@ -159,7 +159,7 @@ func (c *Cluster) create(options clusterOptions) error {
 		"--pgdata", c.dataDir(), "--username", superuser, "--auth", "trust", "--encoding", "UTF8", "--locale", "C.UTF-8",
 		"--no-sync", "--no-instructions",
 	}
-	initdb := exec.Command(filepath.Join(c.binDir, "initdb"), append(arguments, options.initdb...)...) //nolint:gosec,noctx // installed program, bounded work
+	initdb := exec.Command(filepath.Join(c.binDir, "initdb"), append(arguments, options.initdb...)...) // installed program, bounded work
 	initdb.Dir = c.dir
 	initdb.Env = c.environment()
 	initdb.SysProcAttr = c.as.processAttributes(syscall.SIGKILL)
@@ -437,11 +437,11 @@ func abbreviate(sql string) string {
 
 // freePort returns a TCP port of 127.0.0.1 that nobody listens on at this moment.
 func freePort() (int, error) {
-	listener, err := net.Listen("tcp4", "127.0.0.1:0") //nolint:noctx // returns at once
+	listener, err := net.Listen("tcp4", "127.0.0.1:0") // returns at once
 	if err != nil {
 		return 0, fmt.Errorf("find a free port: %w", err)
 	}
-	port := listener.Addr().(*net.TCPAddr).Port //nolint:forcetypeassert // a TCP listener has a TCP address
+	port := listener.Addr().(*net.TCPAddr).Port // a TCP listener has a TCP address
 	if err := listener.Close(); err != nil {
 		return 0, fmt.Errorf("find a free port: %w", err)
 	}

@@ -40,7 +40,7 @@ func startProcess(as identity, dir string, environment []string, deathSignal sys
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
-	command := exec.Command(program, arguments...) //nolint:gosec,noctx // the installed server; it outlives any context of a test
+	command := exec.Command(program, arguments...) // the installed server; it outlives any context of a test
 	command.Dir = dir
 	command.Env = environment
 	command.Stdout = logFile

@@ -42,7 +42,7 @@ func newWorkDir(base string) (*workDir, error) {
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(path))
 	}
-	if err := os.Chmod(path, 0o755); err != nil { //nolint:gosec // the servers' user must pass through
+	if err := os.Chmod(path, 0o755); err != nil { // the servers' user must pass through
 		return nil, errors.Join(fmt.Errorf("open the directory for servers: %w", err), lock.Close(), os.RemoveAll(path))
 	}
 	return &workDir{path: path, lock: lock}, nil
