@@ -1,0 +1,48 @@
+# Everything needed beyond Go and git is installed by the targets themselves, on Debian: see .ci/prerequisites.sh.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# The version that `hourvault version` prints: the tag, or the last tag and commit, with -dirty for local changes.
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+# Packages that `make test` runs, and more arguments for go test: make test PACKAGES=./crypto/... TESTFLAGS='-run Seal -v'
+PACKAGES ?= ./...
+TESTFLAGS ?=
+
+.PHONY: help build demo test test-servers lint format vuln clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## build bin/hourvault
+	CGO_ENABLED=0 go build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/hourvault ./cmd/hourvault
+
+demo: ## show the whole cycle on throw-away parts; installs PostgreSQL if there is none
+	@.ci/postgres.sh any >/dev/null
+	@$(MAKE) --no-print-directory build
+	PATH="$$(.ci/postgres.sh any):$$PATH" bin/hourvault demo
+
+test-servers: ## install what the tests run against: PostgreSQL 15, 17 and 18, and two S3 servers
+	.ci/prerequisites.sh gcc libc6-dev tzdata
+	.ci/postgres.sh 15 17 18
+	.ci/tools.sh versitygw minio
+
+test: test-servers ## run every test against real servers, with the race detector
+	HOURVAULT_TEST_REQUIRE=1 CGO_ENABLED=1 go test -race -timeout 20m -p 2 $(TESTFLAGS) $(PACKAGES)
+
+lint: ## check formatting, go vet, and golangci-lint with the layers of the code
+	@unformatted=$$(gofmt -l .); \
+	if [ -n "$$unformatted" ]; then echo "not formatted, run make format:"; echo "$$unformatted"; exit 1; fi
+	go vet ./...
+	.ci/depguard-test.sh
+	linter=$$(.ci/tools.sh golangci-lint); "$$linter" run ./...
+
+format: ## format all Go files
+	gofmt -w .
+
+vuln: ## look for known vulnerabilities that the code reaches, where the database can be reached
+	.ci/vuln.sh
+
+clean: ## remove bin; servers and tools stay in the cache
+	rm -rf bin
