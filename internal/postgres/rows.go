@@ -1,0 +1,232 @@
+package postgres
+
+import (
+	"bytes"
+	"fmt"
+
+	"github.com/hourvault/hourvault/internal/catalog"
+)
+
+// RowSink takes the rows of one table as they are read. Neither method is called concurrently.
+type RowSink interface {
+	// Block says that the rows that follow lie in heap block number. Numbers rise strictly within one call of
+	// ReadBlocks; blocks without visible rows are not mentioned.
+	Block(number uint32) error
+	// Write takes content of the current block: rows of COPY's text format without the ctid, each ended by a newline
+	// (a row of a table without columns is a newline alone). Pieces may be of any size and cut rows anywhere. The
+	// bytes are the sink's only until it returns.
+	Write(p []byte) (int, error)
+}
+
+// ctidBytes bounds the text of a ctid: "(4294967294,65535)".
+const ctidBytes = 18
+
+// position is a place in a heap: block number and line pointer, the latter counted from 1.
+type position struct {
+	block  uint32
+	offset uint16
+}
+
+func (p position) String() string { return fmt.Sprintf("(%d,%d)", p.block, p.offset) }
+
+func (p position) after(q position) bool {
+	return p.block > q.block || p.block == q.block && p.offset > q.offset
+}
+
+// rowSplitter takes COPY's text rows that begin with a ctid, cut anywhere, strips the ctids and passes the rows on to a
+// sink, block by block. It refuses ctids that do not rise strictly or that lie outside the range asked for: the plan
+// that makes them rise is pinned, but not promised by the server. A splitter whose Write failed must not be used on.
+type rowSplitter struct {
+	table    *catalog.Table
+	sink     RowSink
+	from, to uint32 // to exclusive; OpenEnd: none
+
+	rows    int64
+	any     bool
+	last    position // of the newest row begun
+	inRow   bool     // the ctid of the current row has been read
+	ctid    [ctidBytes + 1]byte
+	ctidLen int
+	pending []byte // content of the current block not yet given to the sink
+}
+
+// gather is how much content of small rows is gathered before the sink is called, in bytes.
+const gather = 32 << 10
+
+func newRowSplitter(table *catalog.Table, from, to uint32, sink RowSink) *rowSplitter {
+	return &rowSplitter{table: table, sink: sink, from: from, to: to, pending: make([]byte, 0, gather)}
+}
+
+// Write implements io.Writer.
+func (s *rowSplitter) Write(p []byte) (int, error) {
+	size := len(p)
+	for len(p) > 0 {
+		if !s.inRow {
+			rest, err := s.readCTID(p)
+			if err != nil {
+				return size - len(p), err
+			}
+			p = rest
+			continue
+		}
+		end := bytes.IndexByte(p, '\n')
+		piece := p
+		if end >= 0 {
+			piece = p[:end+1]
+			s.inRow = false
+			s.rows++
+		}
+		p = p[len(piece):]
+		if err := s.content(piece); err != nil {
+			return size - len(p), err
+		}
+	}
+	return size, nil
+}
+
+// readCTID takes bytes of a ctid from p and returns the rest. The tab after the ctid is dropped; a newline in its place
+// is the whole row of a table without columns.
+func (s *rowSplitter) readCTID(p []byte) ([]byte, error) {
+	for i, c := range p {
+		if c != '\t' && c != '\n' {
+			if s.ctidLen == ctidBytes {
+				return nil, s.damaged("a row does not begin with a ctid")
+			}
+			s.ctid[s.ctidLen] = c
+			s.ctidLen++
+			continue
+		}
+		at, ok := parseCTID(s.ctid[:s.ctidLen])
+		if !ok {
+			return nil, s.damaged("a row does not begin with a ctid")
+		}
+		s.ctidLen = 0
+		if err := s.enter(at); err != nil {
+			return nil, err
+		}
+		s.inRow = true
+		if c == '\n' {
+			return p[i:], nil
+		}
+		return p[i+1:], nil
+	}
+	return nil, nil
+}
+
+func (s *rowSplitter) enter(at position) error {
+	if s.any && !at.after(s.last) {
+		return s.order(at, "does not come after "+s.last.String())
+	}
+	if at.block < s.from || s.to != OpenEnd && at.block >= s.to {
+		return s.order(at, "lies outside the range asked for")
+	}
+	if !s.any || at.block != s.last.block {
+		if err := s.flush(); err != nil {
+			return err
+		}
+		if err := s.sink.Block(at.block); err != nil {
+			return err
+		}
+	}
+	s.any, s.last = true, at
+	return nil
+}
+
+func (s *rowSplitter) content(piece []byte) error {
+	if len(s.pending)+len(piece) > gather {
+		if err := s.flush(); err != nil {
+			return err
+		}
+	}
+	if len(piece) > gather {
+		_, err := s.sink.Write(piece)
+		return err
+	}
+	s.pending = append(s.pending, piece...)
+	return nil
+}
+
+func (s *rowSplitter) flush() error {
+	if len(s.pending) == 0 {
+		return nil
+	}
+	_, err := s.sink.Write(s.pending)
+	s.pending = s.pending[:0]
+	return err
+}
+
+// finish passes on what is left. A row without its end is an error: the stream was cut.
+func (s *rowSplitter) finish() error {
+	if s.inRow || s.ctidLen > 0 {
+		return s.damaged("the rows end in the middle of one")
+	}
+	return s.flush()
+}
+
+func (s *rowSplitter) order(at position, problem string) error {
+	return &OrderError{Table: QualifiedName(s.table.Schema, s.table.Name), CTID: at.String(), Problem: problem, From: s.from, To: s.to}
+}
+
+func (s *rowSplitter) damaged(problem string) error {
+	return fmt.Errorf("read %s: %s", printable(QualifiedName(s.table.Schema, s.table.Name)), problem)
+}
+
+// parseCTID reads the text of a ctid, for instance "(17,3)", without sign, blanks or leading zeros.
+func parseCTID(text []byte) (position, bool) {
+	if len(text) < len("(0,1)") || text[0] != '(' || text[len(text)-1] != ')' {
+		return position{}, false
+	}
+	left, right, found := bytes.Cut(text[1:len(text)-1], []byte{','})
+	block, okBlock := parseDecimal(left, 1<<32-1)
+	offset, okOffset := parseDecimal(right, 1<<16-1)
+	if !found || !okBlock || !okOffset {
+		return position{}, false
+	}
+	return position{block: uint32(block), offset: uint16(offset)}, true
+}
+
+func parseDecimal(text []byte, limit uint64) (uint64, bool) {
+	if len(text) == 0 || len(text) > 10 || len(text) > 1 && text[0] == '0' {
+		return 0, false
+	}
+	var value uint64
+	for _, c := range text {
+		if c < '0' || c > '9' {
+			return 0, false
+		}
+		value = value*10 + uint64(c-'0')
+	}
+	return value, value <= limit
+}
+
+// streamSplitter passes rows that carry no ctid as block 0.
+type streamSplitter struct {
+	table *catalog.Table
+	sink  RowSink
+	rows  int64
+	any   bool
+	inRow bool
+}
+
+// Write implements io.Writer.
+func (s *streamSplitter) Write(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	if !s.any {
+		s.any = true
+		if err := s.sink.Block(0); err != nil {
+			return 0, err
+		}
+	}
+	s.rows += int64(bytes.Count(p, []byte{'\n'}))
+	s.inRow = p[len(p)-1] != '\n'
+	return s.sink.Write(p)
+}
+
+func (s *streamSplitter) finish() error {
+	if s.inRow {
+		return fmt.Errorf("read %s: the rows end in the middle of one", printable(QualifiedName(s.table.Schema, s.table.Name)))
+	}
+	return nil
+}
