@@ -1,0 +1,548 @@
+package repository
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash"
+	"iter"
+	"maps"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/hourvault/hourvault/crypto"
+	"github.com/hourvault/hourvault/internal/catalog"
+	"github.com/hourvault/hourvault/internal/objectstore"
+)
+
+// SnapshotOptions say who takes a snapshot. The zero value of a duration means its default.
+type SnapshotOptions struct {
+	Holder        string // host and process, for whoever finds the lease held
+	Writer        string // version of hourvault
+	LeaseLifetime time.Duration
+}
+
+// SnapshotWriter writes one snapshot of a workspace. Nothing of it exists for anybody else until Commit returns nil.
+// Every writer ends with Commit or Abandon.
+type SnapshotWriter struct {
+	workspace *Workspace
+	id        SnapshotID
+	options   SnapshotOptions
+	lease     *lease
+	ctx       context.Context // ends when the lease was lost or a part failed
+	cancel    context.CancelCauseFunc
+
+	base           *Snapshot // nil: none
+	alive          []ManifestRef
+	previous       *ManifestRef
+	sequence       uint64
+	fingerprintKey uint32
+	key            *crypto.Key // of fingerprintKey
+
+	packer  *packer
+	sealing errgroup.Group // chunks being sealed
+	listing errgroup.Group // listing pages that wait for their chunks; wait only for what sealing has begun
+
+	mu       sync.Mutex
+	needed   map[PackName]struct{}
+	warnings []catalog.Warning
+	stats    Statistics
+
+	tables       *recordWriter
+	sequences    *recordWriter
+	largeObjects *recordWriter
+	archive      *archiveWriter
+	queue        tableQueue
+	baseTables   *baseCursor
+}
+
+// BeginSnapshot takes the workspace's lease, settles the run before, and chooses the newest readable snapshot as the base whose
+// unchanged blocks are not stored again. *LeaseHeldError when another run is alive.
+func (w *Workspace) BeginSnapshot(ctx context.Context, options SnapshotOptions) (*SnapshotWriter, error) {
+	if options.LeaseLifetime <= 0 {
+		options.LeaseLifetime = DefaultLeaseLifetime
+	}
+	sw := &SnapshotWriter{workspace: w, id: newSnapshotID(time.Now()), options: options, needed: make(map[PackName]struct{})}
+	lease, leased, err := w.acquireLease(ctx, "snapshot", options.Holder, w.id.manifestKey(sw.id), options.LeaseLifetime)
+	if err != nil {
+		return nil, err
+	}
+	sw.lease = lease
+	sw.ctx, sw.cancel = context.WithCancelCause(leased)
+	if err = sw.chooseBase(sw.ctx); err == nil {
+		sw.packer, err = newPacker(sw.ctx, w, sw.id)
+	}
+	if err != nil {
+		sw.cancel(err)
+		return nil, errors.Join(err, lease.release(context.WithoutCancel(ctx)))
+	}
+	sw.sealing.SetLimit(runtime.GOMAXPROCS(0) + 1)
+	sw.listing.SetLimit(2 * runtime.GOMAXPROCS(0))
+	sw.tables = sw.newRecordWriter(crypto.KindTables)
+	sw.sequences = sw.newRecordWriter(crypto.KindSequences)
+	sw.largeObjects = sw.newRecordWriter(crypto.KindLargeObjs)
+	sw.archive = sw.newArchiveWriter()
+	sw.queue.write = func(entry TableEntry) error {
+		return sw.tables.add(uint32(entry.OID), entry)
+	}
+	sw.baseTables = newBaseCursor(sw.ctx, sw.base)
+	return sw, nil
+}
+
+// chooseBase reads the history. A manifest that cannot be read is a warning, not an end: the workspace must be backed up all
+// the same, and verify reports it.
+func (sw *SnapshotWriter) chooseBase(ctx context.Context) error {
+	ids, err := sw.workspace.SnapshotIDs(ctx)
+	if err != nil {
+		return err
+	}
+	listed := make(map[SnapshotID]bool, len(ids))
+	for _, id := range ids {
+		listed[id] = true
+	}
+	for _, id := range slices.Backward(ids) {
+		snapshot, err := sw.workspace.OpenSnapshot(ctx, id)
+		switch {
+		case err == nil:
+			sw.base = snapshot
+		case errors.Is(err, ErrVoid):
+			continue
+		case errors.Is(err, crypto.ErrNewerFormat), isUnknownFeature(err):
+			// A newer version works on this workspace; writing beside it could break what it relies on.
+			return err
+		case errors.Is(err, crypto.ErrNotAuthentic), errors.Is(err, crypto.ErrNotSealed), errors.Is(err, errMalformed):
+			sw.warn("manifest_unreadable", id.String(), "not used as base, run hourvault verify: "+err.Error())
+			sw.sequence++
+			continue
+		default:
+			return err
+		}
+		break
+	}
+	sw.fingerprintKey = sw.workspace.current
+	if sw.base != nil {
+		sw.fingerprintKey = sw.base.manifest.FingerprintKey
+		ref := sw.base.Ref()
+		sw.previous = &ref
+		for _, known := range sw.base.manifest.Alive {
+			if listed[known.Snapshot] {
+				sw.alive = append(sw.alive, known)
+			}
+		}
+		sw.alive = append(sw.alive, ref)
+		sw.sequence += sw.base.manifest.Sequence
+	}
+	sw.sequence++
+	sw.key, err = sw.workspace.key(sw.fingerprintKey)
+	return err
+}
+
+func isUnknownFeature(err error) bool {
+	var unknown *UnknownFeatureError
+	return errors.As(err, &unknown)
+}
+
+// ID names the snapshot that is being written.
+func (sw *SnapshotWriter) ID() SnapshotID { return sw.id }
+
+// Base is the snapshot whose unchanged blocks are taken over; nil when there is none.
+func (sw *SnapshotWriter) Base() *Snapshot { return sw.base }
+
+// Context ends, with a cause, when the run can no longer become effective: reading should stop then.
+func (sw *SnapshotWriter) Context() context.Context { return sw.ctx }
+
+// fail ends the run's context with the first error.
+func (sw *SnapshotWriter) fail(err error) error {
+	if err != nil {
+		sw.cancel(err)
+	}
+	return err
+}
+
+func (sw *SnapshotWriter) warn(code, object, message string) {
+	sw.mu.Lock()
+	defer sw.mu.Unlock()
+	sw.warnings = append(sw.warnings, catalog.Warning{Code: code, Object: catalog.Text(object), Message: catalog.Text(message)})
+}
+
+// need records that the snapshot refers to a pack.
+func (sw *SnapshotWriter) need(name PackName) {
+	sw.mu.Lock()
+	defer sw.mu.Unlock()
+	sw.needed[name] = struct{}{}
+}
+
+// count updates the statistics.
+func (sw *SnapshotWriter) count(update func(*Statistics)) {
+	sw.mu.Lock()
+	defer sw.mu.Unlock()
+	update(&sw.stats)
+}
+
+// AddSequence records a sequence. Sequences come ascending by oid; not to be called concurrently.
+func (sw *SnapshotWriter) AddSequence(sequence catalog.Sequence) error {
+	return sw.fail(sw.sequences.add(uint32(sequence.OID), sequence))
+}
+
+// AddLargeObject records a large object's metadata. They come ascending by oid; not to be called concurrently.
+func (sw *SnapshotWriter) AddLargeObject(object catalog.LargeObject) error {
+	return sw.fail(sw.largeObjects.add(uint32(object.OID), object))
+}
+
+// SchemaArchive takes pg_dump's custom format. It is written from one goroutine, and need not be closed.
+func (sw *SnapshotWriter) SchemaArchive() interface{ Write([]byte) (int, error) } { return sw.archive }
+
+// Ending is what a snapshot's manifest records besides what was written before.
+type Ending struct {
+	Time              time.Time // the instant of the content, on the server's clock
+	Server            string
+	Database          catalog.Database
+	Reading           catalog.Reading
+	MaterializedViews []catalog.MaterializedView
+	Warnings          []catalog.Warning
+	DumpVersion       string
+}
+
+// Commit finishes all packs and then writes the manifest, which makes the snapshot exist. All tables' writers must have been
+// closed. When it fails nothing of the snapshot exists, or the error says that this could not be settled; either way the writer
+// has ended.
+func (sw *SnapshotWriter) Commit(ctx context.Context, ending Ending) (*Snapshot, error) {
+	content, err := sw.finish(ending)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("snapshot %s: %w", sw.id, err), sw.Abandon(ctx))
+	}
+	// From here on the manifest may exist, whatever errors come: who gives up must settle that first.
+	runKey := sw.workspace.id.manifestKey(sw.id)
+	_, err = sw.workspace.repository.store.PutIfAbsent(sw.ctx, runKey, content)
+	if err != nil {
+		if err = sw.settleCommit(ctx, content, err); err != nil {
+			return nil, err
+		}
+	}
+	snapshot, err := sw.workspace.parseSnapshot(sw.id, content)
+	sw.cancel(context.Canceled)
+	// The snapshot exists; that the lease could not be given back only makes the next run wait for it to expire.
+	releaseCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
+	defer cancel()
+	_ = sw.lease.release(releaseCtx)
+	return snapshot, err
+}
+
+// settleTimeout bounds what is done after the run's own context may have ended.
+const settleTimeout = 30 * time.Second
+
+// settleCommit finds out what became of a manifest whose creation was answered with an error. nil when it exists after all.
+func (sw *SnapshotWriter) settleCommit(ctx context.Context, content []byte, cause error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
+	defer cancel()
+	runKey := sw.workspace.id.manifestKey(sw.id)
+	if err := sw.workspace.settle(ctx, runKey, sw.options.Holder, "the manifest's write was answered with an error"); err != nil {
+		sw.cancel(cause)
+		sw.lease.abandon()
+		return fmt.Errorf("snapshot %s: %w; whether it exists is not known, because the store cannot be reached (%v): the next run settles it", sw.id, cause, err)
+	}
+	stored, _, err := objectstore.ReadAll(ctx, sw.workspace.repository.store, runKey, maxObjectSize)
+	if err == nil && bytes.Equal(stored, content) {
+		return nil
+	}
+	if err == nil {
+		err = cause
+		if errors.Is(cause, objectstore.ErrExists) {
+			err = ErrLeaseLost // somebody who took over made it void
+		}
+	}
+	sw.cancel(err)
+	return errors.Join(fmt.Errorf("snapshot %s: %w", sw.id, err), ignoreLost(sw.lease.release(ctx)))
+}
+
+func ignoreLost(err error) error {
+	if errors.Is(err, ErrLeaseLost) {
+		return nil
+	}
+	return err
+}
+
+// Abandon ends a run that did not come as far as Commit. Packs already written stay until they are pruned; verify reports them.
+func (sw *SnapshotWriter) Abandon(ctx context.Context) error {
+	sw.cancel(context.Canceled)
+	sw.sealing.Wait()
+	sw.listing.Wait()
+	sw.baseTables.close()
+	sw.packer.discard()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
+	defer cancel()
+	// The run never tried to create its manifest, so there is nothing to settle before the lease is given back.
+	return ignoreLost(sw.lease.release(ctx))
+}
+
+// finish writes what is still open and returns the sealed manifest.
+func (sw *SnapshotWriter) finish(ending Ending) ([]byte, error) {
+	err := errors.Join(sw.sealing.Wait(), sw.listing.Wait())
+	sw.baseTables.close()
+	if err == nil {
+		err = sw.queue.done()
+	}
+	if err == nil {
+		err = errors.Join(sw.archive.flush(), sw.tables.flush(), sw.sequences.flush(), sw.largeObjects.flush())
+	}
+	if err != nil {
+		return nil, err
+	}
+	finished, uploaded, err := sw.packer.finish()
+	if err != nil {
+		return nil, err
+	}
+	if sw.ctx.Err() != nil {
+		return nil, context.Cause(sw.ctx)
+	}
+	packs := slices.Collect(maps.Values(finished))
+	inherited := make(map[PackName]PackInfo)
+	if sw.base != nil {
+		for _, pack := range sw.base.manifest.Packs {
+			inherited[pack.Name] = pack
+		}
+	}
+	for name := range sw.needed {
+		if _, mine := finished[name]; mine {
+			continue
+		}
+		pack, known := inherited[name]
+		if !known {
+			return nil, fmt.Errorf("internal error: pack %s is referred to but neither written nor in the base", name)
+		}
+		packs = append(packs, pack)
+	}
+	slices.SortFunc(packs, func(a, b PackInfo) int { return strings.Compare(a.Name.String(), b.Name.String()) })
+	sw.stats.StoredBytes = uploaded
+	sw.stats.Tables = sw.tables.count
+	manifest := Manifest{
+		Format: crypto.FormatVersion, Features: []string{}, Snapshot: sw.id, Workspace: sw.workspace.id,
+		Time: ending.Time.UTC(), Finished: time.Now().UTC().Truncate(time.Second), Writer: sw.options.Writer,
+		Sequence: sw.sequence, Previous: sw.previous, Alive: slices.Clip(append([]ManifestRef{}, sw.alive...)),
+		Server: ending.Server, Database: ending.Database, Reading: ending.Reading, FingerprintKey: sw.fingerprintKey,
+		Archive: sw.archive.archive(ending.DumpVersion), Tables: sw.tables.records(), Sequences: sw.sequences.records(),
+		LargeObjects: sw.largeObjects.records(), MaterializedViews: ending.MaterializedViews, Packs: packs,
+		Statistics: sw.stats, Warnings: append(append([]catalog.Warning{}, sw.warnings...), ending.Warnings...),
+	}
+	if manifest.MaterializedViews == nil {
+		manifest.MaterializedViews = []catalog.MaterializedView{}
+	}
+	return sw.workspace.sealJSON(crypto.KindManifest, sw.workspace.id.manifestKey(sw.id), manifest)
+}
+
+// addPage stores a page of records or of the archive, unless the base holds an equal one.
+func (sw *SnapshotWriter) addPage(kind crypto.Kind, plain []byte, mac hash.Hash, known map[string]Page) (Page, error) {
+	digest := pageDigest(mac, kind, plain)
+	page, unchanged := known[string(digest)]
+	if !unchanged {
+		ref, err := sw.packer.add(kind, plain)
+		if err != nil {
+			return page, sw.fail(err)
+		}
+		page = Page{PartRef: ref, Digest: digest}
+		known[string(digest)] = page
+	}
+	sw.need(page.Pack)
+	return page, nil
+}
+
+func pagesByDigest(pages []Page) map[string]Page {
+	known := make(map[string]Page, len(pages))
+	for _, page := range pages {
+		known[string(page.Digest)] = page
+	}
+	return known
+}
+
+// recordWriter gathers JSON records into pages. Pages end after records chosen by a hash of their oid, so that adding
+// or removing one leaves the other pages as they were.
+type recordWriter struct {
+	sw    *SnapshotWriter
+	kind  crypto.Kind
+	mac   hash.Hash
+	known map[string]Page
+	text  []byte
+	pages []Page
+	count uint64
+}
+
+// A page of records ends after one record in recordsPerPage on average, and at recordPageLimit bytes at the latest.
+const (
+	recordsPerPage  = 32
+	recordPageLimit = 1 << 20
+)
+
+func (sw *SnapshotWriter) newRecordWriter(kind crypto.Kind) *recordWriter {
+	var pages []Page
+	if sw.base != nil {
+		switch kind {
+		case crypto.KindTables:
+			pages = sw.base.manifest.Tables.Pages
+		case crypto.KindSequences:
+			pages = sw.base.manifest.Sequences.Pages
+		case crypto.KindLargeObjs:
+			pages = sw.base.manifest.LargeObjects.Pages
+		}
+	}
+	return &recordWriter{sw: sw, kind: kind, mac: sw.key.NewFingerprinter(), known: pagesByDigest(pages), pages: []Page{}}
+}
+
+func (r *recordWriter) add(oid uint32, record any) error {
+	line, err := json.Marshal(record)
+	if err != nil {
+		return err
+	}
+	r.text = append(append(r.text, line...), '\n')
+	r.count++
+	// Knuth's multiplicative hash spreads neighbouring oids.
+	if (oid*2654435761)>>16%recordsPerPage == 0 || len(r.text) >= recordPageLimit {
+		return r.flush()
+	}
+	return nil
+}
+
+func (r *recordWriter) flush() error {
+	if len(r.text) == 0 {
+		return nil
+	}
+	page, err := r.sw.addPage(r.kind, r.text, r.mac, r.known)
+	if err != nil {
+		return err
+	}
+	r.pages = append(r.pages, page)
+	r.text = r.text[:0]
+	return nil
+}
+
+func (r *recordWriter) records() Records { return Records{Count: r.count, Pages: r.pages} }
+
+// archivePageSize is the length of all pages of a schema archive but the last, in bytes.
+const archivePageSize = 1 << 20
+
+// archiveWriter cuts the schema archive into pages.
+type archiveWriter struct {
+	sw    *SnapshotWriter
+	mac   hash.Hash
+	known map[string]Page
+	text  []byte
+	pages []Page
+	size  uint64
+}
+
+func (sw *SnapshotWriter) newArchiveWriter() *archiveWriter {
+	var pages []Page
+	if sw.base != nil {
+		pages = sw.base.manifest.Archive.Pages
+	}
+	return &archiveWriter{sw: sw, mac: sw.key.NewFingerprinter(), known: pagesByDigest(pages), pages: []Page{}}
+}
+
+func (a *archiveWriter) Write(p []byte) (int, error) {
+	written := 0
+	for len(p) > 0 {
+		n := min(len(p), archivePageSize-len(a.text))
+		a.text = append(a.text, p[:n]...)
+		p, written = p[n:], written+n
+		if len(a.text) == archivePageSize {
+			if err := a.flush(); err != nil {
+				return written, err
+			}
+		}
+	}
+	return written, nil
+}
+
+func (a *archiveWriter) flush() error {
+	if len(a.text) == 0 {
+		return nil
+	}
+	if len(a.pages) == 0 {
+		fixArchiveTime(a.text)
+	}
+	page, err := a.sw.addPage(crypto.KindArchive, a.text, a.mac, a.known)
+	if err != nil {
+		return err
+	}
+	a.pages = append(a.pages, page)
+	a.size += uint64(len(a.text))
+	a.text = a.text[:0]
+	return nil
+}
+
+func (a *archiveWriter) archive(dumpVersion string) Archive {
+	return Archive{Pages: a.pages, Size: a.size, DumpVersion: dumpVersion}
+}
+
+// tableQueue writes table entries in the order in which their tables were opened, whatever the order in which they are completed.
+type tableQueue struct {
+	mu    sync.Mutex
+	open  []*TableWriter
+	write func(TableEntry) error
+	err   error
+}
+
+func (q *tableQueue) push(table *TableWriter) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.open = append(q.open, table)
+}
+
+// completed writes all entries that are complete and not behind one that is not.
+func (q *tableQueue) completed(table *TableWriter) error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	table.complete = true
+	for len(q.open) > 0 && q.open[0].complete && q.err == nil {
+		q.err = q.write(q.open[0].entry)
+		q.open[0] = nil
+		q.open = q.open[1:]
+	}
+	return q.err
+}
+
+func (q *tableQueue) done() error {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.err == nil && len(q.open) > 0 {
+		return fmt.Errorf("internal error: %d tables were not finished, the first is %q.%q", len(q.open), q.open[0].entry.Schema, q.open[0].entry.Name)
+	}
+	return q.err
+}
+
+// baseCursor walks the base's tables along with the new snapshot's; both ascend by oid.
+type baseCursor struct {
+	next    func() (TableEntry, error, bool)
+	stop    func()
+	current TableEntry
+	valid   bool
+}
+
+func newBaseCursor(ctx context.Context, base *Snapshot) *baseCursor {
+	cursor := &baseCursor{next: func() (TableEntry, error, bool) { return TableEntry{}, nil, false }, stop: func() {}}
+	if base != nil {
+		cursor.next, cursor.stop = iter.Pull2(base.Entries(ctx))
+	}
+	return cursor
+}
+
+// seek returns the base's entry for a table; oids asked for ascend.
+func (c *baseCursor) seek(oid catalog.OID) (TableEntry, bool, error) {
+	for !c.valid || c.current.OID < oid {
+		entry, err, more := c.next()
+		if err != nil || !more {
+			return TableEntry{}, false, err
+		}
+		c.current, c.valid = entry, true
+	}
+	return c.current, cmp.Compare(c.current.OID, oid) == 0, nil
+}
+
+func (c *baseCursor) close() { c.stop() }
