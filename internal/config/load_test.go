@@ -185,9 +185,11 @@ const server = minimal + `servers:
     dsn: host=x
 `
 
-// TestBadFilesNameFileLineAndKey holds the exact text of every refusal.
-func TestBadFilesNameFileLineAndKey(t *testing.T) {
-	cases := map[string]struct{ content, want string }{
+// badFile is a file that must be refused, with the exact text of the refusal.
+type badFile struct{ content, want string }
+
+func badFiles() map[string]badFile {
+	return map[string]badFile{
 		"empty file": {"", `/h.yaml:1: repository.url: is required: write s3://BUCKET/PREFIX or file:///DIRECTORY
 /h.yaml:1: root_key: is required: write file:///etc/hourvault/root.key, credential:NAME or env:NAME`},
 		"a text":               {"hello\n", `/h.yaml:1: must hold keys such as repository: and servers:, is text`},
@@ -206,7 +208,7 @@ func TestBadFilesNameFileLineAndKey(t *testing.T) {
 		"misspelt key":         {server + "    conections: 4\n", `/h.yaml:7: servers[0].conections: unknown key: did you mean connections?`},
 		"odd key":              {server + "    \"a\\e[31m\": 4\n", `/h.yaml:7: servers[0]."a\x1b[31m": unknown key`},
 		"inline password":      {server + "    password: hunter2\n", `/h.yaml:7: servers[0].password: unknown key: a secret is never written in this file; use password_file, password_env or password_credential`},
-		"inline secret key":    {s3 + "servers: []\n" + "api: {}\n" + "alerts: []\n" + "policies: []\n" + "x: 1\n", `/h.yaml:9: x: unknown key`},
+		"unknown at the end":   {s3 + "servers: []\napi: {}\nalerts: []\npolicies: []\nx: 1\n", `/h.yaml:9: x: unknown key`},
 		"duplicate key":        {server + "    connections: 4\n    connections: 5\n", `/h.yaml:8: servers[0].connections: is given twice, first in line 7`},
 		"duplicate section":    {minimal + "root_key: env:X\n", `/h.yaml:4: root_key: is given twice, first in line 3`},
 		"no value":             {server + "    connections:\n", `/h.yaml:7: servers[0].connections: has no value: give it one or remove the key`},
@@ -289,7 +291,10 @@ func TestBadFilesNameFileLineAndKey(t *testing.T) {
 		"alert url twice":      {minimal + "alerts:\n  - { name: ops, url: 'a://b', url_env: X }\n", `/h.yaml:5: alerts[0].url: is given twice: remove it, or the url_file, url_env or url_credential beside it`},
 		"api":                  {minimal + "api: { listen: localhost }\n", `/h.yaml:4: api.listen: must be HOST:PORT with a port of 0 to 65535, such as 127.0.0.1:8461, is "localhost"`},
 	}
-	for name, c := range cases {
+}
+
+func TestBadFilesNameFileLineAndKey(t *testing.T) {
+	for name, c := range badFiles() {
 		t.Run(name, func(t *testing.T) {
 			config, err := load(t, c.content)
 			if err == nil {
@@ -479,6 +484,9 @@ func FuzzLoad(f *testing.F) {
 	}
 	f.Add(content)
 	f.Add([]byte(minimal))
+	for _, bad := range badFiles() {
+		f.Add([]byte(bad.content))
+	}
 	f.Fuzz(func(t *testing.T, content []byte) {
 		if len(content) > 16<<10 {
 			return // the library's time grows with the square of the size
