@@ -286,6 +286,24 @@ func TestProgressOnATerminalDrawsABarAndLeavesOnlyTheLastLine(t *testing.T) {
 	})
 }
 
+func TestNothingIsDrawnAfterTheLastLine(t *testing.T) {
+	for _, terminal := range []bool{false, true} {
+		for range 300 {
+			synctest.Test(t, func(t *testing.T) {
+				var out buffer
+				p := NewProgress(&Streams{Err: &out, ErrIsTerminal: terminal}, "x", Rows, 100)
+				// The end falls on the very instant at which a line or a bar is due.
+				time.Sleep(lineInterval)
+				p.Finish(nil)
+				synctest.Wait()
+				if !strings.HasSuffix(out.String(), "x: 0 rows in 10s, 0 rows/s\n") {
+					t.Fatalf("got %q", out.String())
+				}
+			})
+		}
+	}
+}
+
 func TestProgressMayBeUsedByManyGoroutines(t *testing.T) {
 	for _, terminal := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
