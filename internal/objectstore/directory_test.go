@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/hourvault/hourvault/internal/objectstore"
@@ -234,6 +235,32 @@ func TestDirectoryRemovesEmptyDirectories(t *testing.T) {
 	}
 	if _, err := store.Stat(t.Context(), "a/x"); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestDirectoryWritesWhereOthersDelete(t *testing.T) {
+	path := t.TempDir()
+	var group errgroup.Group
+	for writer := range 8 {
+		store := openDirectory(t, path) // as another process would
+		group.Go(func() error {
+			key := fmt.Sprintf("come/and/go/%d", writer)
+			for round := range 100 {
+				if _, err := store.PutIfAbsent(t.Context(), key, fmt.Appendf(nil, "%d", round)); err != nil {
+					return err
+				}
+				if err := store.Delete(t.Context(), key); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(path, "come")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the empty directories are still there: %v", err)
 	}
 }
 

@@ -97,9 +97,9 @@ const (
 
 // tuning holds what only tests set.
 type tuning struct {
-	stallLimit time.Duration         // 0 means the constant
-	client     []func(*s3.Options)   // applied last
-	transport  func(*http.Transport) // applied last
+	stallLimit time.Duration       // 0 means the constant
+	maxBackoff time.Duration       // 0 means the constant
+	client     []func(*s3.Options) // applied last
 }
 
 // OpenS3 prepares the store; it sends no request yet (CheckBucket does). It returns one error that names everything
@@ -115,11 +115,14 @@ func openS3(ctx context.Context, options S3Options, tuned tuning) (*S3, error) {
 	if tuned.stallLimit == 0 {
 		tuned.stallLimit = stallLimit
 	}
+	if tuned.maxBackoff == 0 {
+		tuned.maxBackoff = maxBackoff
+	}
 	builder, err := buildTransport(options.CAFile, tuned)
 	if err != nil {
 		return nil, fmt.Errorf("open S3 store: %w", err)
 	}
-	backoff := retry.NewExponentialJitterBackoff(maxBackoff)
+	backoff := retry.NewExponentialJitterBackoff(tuned.maxBackoff)
 	newRetryer := func() aws.Retryer {
 		standard := retry.NewStandard(func(o *retry.StandardOptions) {
 			o.MaxAttempts = options.MaxAttempts

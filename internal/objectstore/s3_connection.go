@@ -4,10 +4,12 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
 	"os"
+	"sync/atomic"
 	"time"
 
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
@@ -42,9 +44,6 @@ func buildTransport(caFile string, tuned tuning) (*awshttp.BuildableClient, erro
 		transport.MaxIdleConnsPerHost = 64
 		// What is stored is what is read, bytes for bytes.
 		transport.DisableCompression = true
-		if tuned.transport != nil {
-			tuned.transport(transport)
-		}
 	}), nil
 }
 
@@ -71,14 +70,16 @@ func trustedRoots(caFile string) (*x509.CertPool, error) {
 // waits for the answer, because net/http begins to read the answer before it has sent the request.
 type stallConn struct {
 	net.Conn
-	limit time.Duration
+	limit   time.Duration
+	stalled atomic.Bool // one direction failed so; net/http then closes the connection under the other
 }
 
 func (c *stallConn) Read(into []byte) (int, error) {
 	if err := c.SetReadDeadline(time.Now().Add(c.limit)); err != nil {
 		return 0, err
 	}
-	return c.Conn.Read(into)
+	n, err := c.Conn.Read(into)
+	return n, c.explain(err)
 }
 
 func (c *stallConn) Write(content []byte) (int, error) {
@@ -87,14 +88,24 @@ func (c *stallConn) Write(content []byte) (int, error) {
 	written := 0
 	for first := true; first || written < len(content); first = false {
 		if err := c.SetDeadline(time.Now().Add(c.limit)); err != nil {
-			return written, err
+			return written, c.explain(err)
 		}
 		n, err := c.Conn.Write(content[written:min(written+piece, len(content))])
 		written += n
 		if err != nil {
-			return written, err
+			return written, c.explain(err)
 		}
 	}
-	// The answer may take as long from now on.
-	return written, c.SetReadDeadline(time.Now().Add(c.limit))
+	return written, nil
+}
+
+// explain says of an error that it comes from standing still, if it does.
+func (c *stallConn) explain(err error) error {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		c.stalled.Store(true)
+	}
+	if err == nil || !c.stalled.Load() {
+		return err
+	}
+	return fmt.Errorf("connection stood still for %v: %w", c.limit, os.ErrDeadlineExceeded)
 }

