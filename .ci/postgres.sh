@@ -65,7 +65,7 @@ mirror() {
 
 # distribution_offers MAJOR: can the machine's own apt install it, with what it knows now?
 distribution_offers() {
-	apt-cache policy "postgresql-$1" 2>/dev/null | grep -qE '^ *Candidate: [0-9]'
+	grep -qE '^ *Candidate: [0-9]' <<<"$(apt-cache policy "postgresql-$1" 2>/dev/null)"
 }
 
 can_install() {
@@ -104,7 +104,9 @@ unpack() {
 	fi
 
 	# An apt of its own: nothing is installed as far as it knows, so it names every dependency. From the machine's apt it
-	# takes how to reach a mirror (proxies, certificates, retries), and nothing else.
+	# takes how to reach a mirror (proxies, certificates, retries), and nothing else. Packages must be signed by Debian, but
+	# the archive's index may be past its date: a mirror of sid that lags by weeks, or a frozen one, gives an older minor
+	# version, which is good enough for a throw-away server in a directory of its own.
 	state=$root.apt
 	mkdir -p "$state"/{lists/partial,archives/partial,parts,preferences}
 	: >"$state/status"
@@ -129,6 +131,7 @@ unpack() {
 			APT::Sandbox::User "$(id -un)";
 			Acquire::Languages "none";
 			Acquire::Retries "5";
+			Acquire::Check-Valid-Until "false";
 			Debug::NoLocking "true";
 		END
 	} >"$state/apt.conf"
@@ -161,10 +164,10 @@ unpack() {
 	done
 	rm -rf "$state"
 
-	triplet=$(basename "$(dirname "$(find "$root/usr/lib" -maxdepth 2 -name libc.so.6 | head -1)")")
+	triplet=$(basename "$(dirname "$(find "$root/usr/lib" -maxdepth 2 -name libc.so.6 -print -quit)")")
 	local libraries=$root/usr/lib/$triplet
 	local loader
-	loader=$(find "$root/usr/lib64" "$root/usr/lib" -maxdepth 1 -name 'ld-linux-*' | head -1)
+	loader=$(find "$root/usr/lib64" "$root/usr/lib" -maxdepth 1 -name 'ld-linux-*' -print -quit)
 	[ -n "$loader" ] || fail "the packages of $release hold no dynamic loader"
 	echo "$libraries" >"$root/libraries"
 	echo "$loader" >"$root/loader"
