@@ -36,7 +36,7 @@ func (s Secret) Reveal() string {
 func (s Secret) IsZero() bool { return s.text == nil || *s.text == "" }
 
 // Format implements fmt.Formatter for every verb.
-func (s Secret) Format(state fmt.State, _ rune) { io.WriteString(state, redacted) }
+func (s Secret) Format(state fmt.State, _ rune) { _, _ = io.WriteString(state, redacted) }
 
 // String returns [redacted].
 func (s Secret) String() string { return redacted }

@@ -35,6 +35,9 @@ func (b *buffer) String() string {
 	return b.text.String()
 }
 
+// pass lets fake time pass: it is for bubbles of synctest only, where nobody really waits.
+func pass(d time.Duration) { <-time.After(d) }
+
 func TestPrintableKeepsVisibleNamesAndQuotesTheRest(t *testing.T) {
 	for name, want := range map[string]string{
 		"acme":             "acme",
@@ -179,9 +182,9 @@ func TestProgressWithoutTerminalWritesALineEveryTenSecondsAndOneAtTheEnd(t *test
 		var out, errors buffer
 		p := NewProgress(&Streams{Out: &out, Err: &errors}, "restore acme", Bytes, 0)
 		p.SetTotal(100 << 20)
-		time.Sleep(500 * time.Millisecond)
+		pass(500 * time.Millisecond)
 		for range 25 {
-			time.Sleep(time.Second)
+			pass(time.Second)
 			p.Add(2 << 20)
 		}
 		p.Finish(nil)
@@ -204,7 +207,7 @@ func TestProgressThatStandsStillSaysSo(t *testing.T) {
 		var errors buffer
 		p := NewProgress(&Streams{Err: &errors}, "read", Rows, 1000)
 		p.Add(500)
-		time.Sleep(41 * time.Second)
+		pass(41 * time.Second)
 		p.Finish(nil)
 		lines := strings.Split(errors.String(), "\n")
 		if got, want := lines[3], "read: 500 rows of 1000 rows, 0 rows/s, time left not known (50%)"; got != want {
@@ -219,7 +222,7 @@ func TestProgressOfFailedWorkSaysHowFarItCame(t *testing.T) {
 		streams := &Streams{Err: &errors}
 		p := NewProgress(streams, "restore a\nb", Rows, 10)
 		p.Add(3)
-		time.Sleep(2 * time.Second)
+		pass(2 * time.Second)
 		p.Finish(os.ErrClosed)
 		NewProgress(streams, "list", Workspaces, 0).Finish(os.ErrClosed)
 		want := "\"restore a\\nb\": stopped at 3 rows of 10 rows after 2.0s\nlist: stopped at 0 workspaces after 0ms\n"
@@ -259,22 +262,22 @@ func TestProgressOnATerminalDrawsABarAndLeavesOnlyTheLastLine(t *testing.T) {
 		var out buffer
 		p := NewProgress(&Streams{Err: &out, ErrIsTerminal: true}, "restore acme", Bytes, 0)
 		p.Add(1 << 20)
-		time.Sleep(time.Second + time.Millisecond)
+		pass(time.Second + time.Millisecond)
 		if lines := screen(out.String()); len(lines) != 1 || !strings.Contains(lines[0], "restore acme: 1.0 MiB, 1.0 MiB/s") {
 			t.Errorf("total not known: got %q", lines)
 		}
 		p.SetTotal(4 << 20)
-		time.Sleep(time.Second)
+		pass(time.Second)
 		if lines := screen(out.String()); len(lines) != 1 || !strings.Contains(lines[0], "25% [====>...............]  restore acme: 1.0 MiB of 4.0 MiB, 512.0 KiB/s, 6s left") {
 			t.Errorf("total known: got %q", lines)
 		}
 		p.Note("warning: \x1b[31mred")
-		time.Sleep(time.Second)
+		pass(time.Second)
 		// The total is reached and then turns out to have been too small: the bar must go on.
 		p.Add(3 << 20)
-		time.Sleep(time.Second)
+		pass(time.Second)
 		p.SetTotal(16 << 20)
-		time.Sleep(time.Second)
+		pass(time.Second)
 		if lines := screen(out.String()); len(lines) != 2 || !strings.Contains(lines[1], "4.0 MiB of 16.0 MiB") || !strings.Contains(lines[1], "25% [") {
 			t.Errorf("grown total: got %q", lines)
 		}
@@ -293,7 +296,7 @@ func TestNothingIsDrawnAfterTheLastLine(t *testing.T) {
 				var out buffer
 				p := NewProgress(&Streams{Err: &out, ErrIsTerminal: terminal}, "x", Rows, 100)
 				// The end falls on the very instant at which a line or a bar is due.
-				time.Sleep(lineInterval)
+				pass(lineInterval)
 				p.Finish(nil)
 				synctest.Wait()
 				if !strings.HasSuffix(out.String(), "x: 0 rows in 10s, 0 rows/s\n") {
@@ -313,7 +316,7 @@ func TestProgressMayBeUsedByManyGoroutines(t *testing.T) {
 			for range 8 {
 				group.Go(func() {
 					for i := range 100 {
-						time.Sleep(50 * time.Millisecond)
+						pass(50 * time.Millisecond)
 						p.Add(1)
 						if i%25 == 0 {
 							p.Note("note")
