@@ -125,7 +125,7 @@ func checkContent(t *testing.T, snapshot *Snapshot, tables []heap, blocks []uint
 			t.Fatal(err)
 		}
 		var got bytes.Buffer
-		if err := snapshot.Rows(t.Context(), entry, &got); err != nil {
+		if err := snapshot.EntryRows(t.Context(), entry, &got); err != nil {
 			t.Fatal(err)
 		}
 		want, rows := tables[i].content(blocks[i])

@@ -34,6 +34,9 @@ type Snapshot struct {
 	parts     *partReader
 	cache     *chunkCache
 	macs      sync.Pool // fingerprinters
+
+	listingsMu sync.Mutex
+	listings   map[catalog.OID]TableEntry // without their shapes; filled by Tables
 }
 
 // OpenSnapshot reads and checks a manifest. ErrVoid when the run never became a snapshot, objectstore.ErrNotFound when there
@@ -141,6 +144,31 @@ func (s *Snapshot) LargeObjects(ctx context.Context) iter.Seq2[catalog.LargeObje
 // Entries yields the tables with where their rows are, ascending by oid, and ends after the first error.
 func (s *Snapshot) Entries(ctx context.Context) iter.Seq2[TableEntry, error] {
 	return records[TableEntry](ctx, s, crypto.KindTables, s.manifest.Tables)
+}
+
+// Tables yields the tables whose rows the snapshot holds, ascending by oid, and ends after the first error.
+func (s *Snapshot) Tables(ctx context.Context) iter.Seq2[catalog.StoredTable, error] {
+	return func(yield func(catalog.StoredTable, error) bool) {
+		for entry, err := range s.Entries(ctx) {
+			if err == nil {
+				s.remember(entry)
+			}
+			if !yield(entry.StoredTable, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// remember keeps where a table's rows are for Rows, without what takes most memory.
+func (s *Snapshot) remember(entry TableEntry) {
+	entry.Shape = catalog.RowShape{}
+	s.listingsMu.Lock()
+	defer s.listingsMu.Unlock()
+	if s.listings == nil {
+		s.listings = make(map[catalog.OID]TableEntry)
+	}
+	s.listings[entry.OID] = entry
 }
 
 func (s *Snapshot) readPage(ctx context.Context, kind crypto.Kind, page Page) ([]byte, error) {
@@ -258,9 +286,21 @@ func (s *Snapshot) listingPage(ctx context.Context, listing Listing, refs []*Par
 // chunksAhead is how many chunks Rows reads at once.
 const chunksAhead = 4
 
-// Rows writes the table's content to out: COPY text rows in block order. Each block's fingerprint and the totals of bytes are
-// checked; out may have received bytes when an error is returned, so what was loaded from them must not be kept.
-func (s *Snapshot) Rows(ctx context.Context, table TableEntry, out io.Writer) error {
+// Rows writes the content of a table that Tables yielded to out: COPY text rows in block order. Each block's fingerprint and the
+// totals of rows and bytes are checked; out may have received bytes when an error is returned, so what was loaded from
+// them must not be kept.
+func (s *Snapshot) Rows(ctx context.Context, table catalog.StoredTable, out io.Writer) error {
+	s.listingsMu.Lock()
+	entry, known := s.listings[table.OID]
+	s.listingsMu.Unlock()
+	if !known {
+		return fmt.Errorf("snapshot %s: table %d was not listed", s.manifest.Snapshot, table.OID)
+	}
+	return s.EntryRows(ctx, entry, out)
+}
+
+// EntryRows is Rows for an entry that Entries yielded.
+func (s *Snapshot) EntryRows(ctx context.Context, table TableEntry, out io.Writer) error {
 	if err := s.rows(ctx, table, out); err != nil {
 		return fmt.Errorf("rows of %q.%q: %w", table.Schema, table.Name, err)
 	}

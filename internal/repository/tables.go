@@ -63,8 +63,14 @@ func (t *TableWriter) AddRows(rows int64) {
 	t.entry.Rows += rows
 }
 
-// CloseTable says that all ranges of the table have been begun. The table is complete when they have all ended.
-func (t *TableWriter) CloseTable() error { return t.pageDone(func() {}) }
+// Hold keeps the table open for a range that is still to be begun; each call is balanced by one of Release.
+func (t *TableWriter) Hold() { t.beginPages(1) }
+
+// Release gives up a Hold, after EndRange of its range.
+func (t *TableWriter) Release() error { return t.pageDone(func() {}) }
+
+// CloseTable says that all ranges of the table are held or begun. The table is complete when all have ended.
+func (t *TableWriter) CloseTable() error { return t.Release() }
 
 // basePage reads the base's listing page with that number; nil when the base has no rows there.
 func (t *TableWriter) basePage(ctx context.Context, n int) (*listingPage, error) {
