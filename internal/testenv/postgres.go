@@ -97,11 +97,12 @@ func StartPostgres(t testing.TB, major int, options ...ClusterOption) *Cluster {
 	}
 	cluster.own = true
 	t.Cleanup(func() {
-		if err := errors.Join(cluster.halt(syscall.SIGINT), os.RemoveAll(cluster.dir)); err != nil {
-			t.Errorf("testenv: %v", err)
-		}
+		err := cluster.halt(syscall.SIGINT)
 		if t.Failed() {
-			t.Logf("log of PostgreSQL %d:\n%s", major, cluster.process.logTail())
+			t.Logf("log of PostgreSQL %d:\n%s", major, cluster.Log())
+		}
+		if err := errors.Join(err, os.RemoveAll(cluster.dir)); err != nil {
+			t.Errorf("testenv: %v", err)
 		}
 	})
 	return cluster
