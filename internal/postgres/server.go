@@ -330,35 +330,35 @@ func (s *Server) connect(ctx context.Context, database string, purpose Purpose, 
 		release()
 		return nil, fmt.Errorf("connect to database %s on server %s: %w", printable(database), printable(s.name), err)
 	}
+	s.mutex.Lock()
+	hasTransactionTimeout := s.version >= 170000
+	s.mutex.Unlock()
 	for {
-		s.mutex.Lock()
-		version := s.version
-		s.mutex.Unlock()
 		config := s.config.Copy()
 		config.Database = database
 		if application != "" {
 			config.RuntimeParams["application_name"] = application
 		}
-		if version >= 170000 {
+		if hasTransactionTimeout {
 			config.RuntimeParams["transaction_timeout"] = "0"
 		}
 		conn, err := pgx.ConnectConfig(ctx, config)
-		if err != nil {
-			return fail(connectError(ctx, err))
-		}
-		err = pin(ctx, conn, purpose, s.lockTimeout.Milliseconds())
-		now, _ := reportedVersion(conn.PgConn().ParameterStatus("server_version"))
-		s.mutex.Lock()
-		s.version = now
-		s.mutex.Unlock()
 		if err == nil {
-			conn.PgConn().Conn().(*serverConn).onClose(release)
-			return conn, nil
+			err = pin(ctx, conn, purpose, s.lockTimeout.Milliseconds())
+			version, _ := reportedVersion(conn.PgConn().ParameterStatus("server_version"))
+			s.mutex.Lock()
+			s.version = version
+			s.mutex.Unlock()
+			if err == nil {
+				conn.PgConn().Conn().(*serverConn).onClose(release)
+				return conn, nil
+			}
+			closeConn(ctx, conn)
 		}
-		closeConn(ctx, conn)
-		// A database's own transaction_timeout may strike before it is pinned; it can be set on connecting only once the
-		// server is known to have it.
-		if version < 170000 && now >= 170000 && hasState(err, stateTransactionTimeout) {
+		// A database's own transaction_timeout may strike before it is pinned. It can be set on connecting only where the
+		// server is known to have it, which this error shows.
+		if hasState(err, stateTransactionTimeout) && !hasTransactionTimeout {
+			hasTransactionTimeout = true
 			continue
 		}
 		return fail(connectError(ctx, err))

@@ -210,7 +210,7 @@ func (s *Server) command(ctx context.Context, tool, database string, purpose Pur
 	var options []string
 	for _, setting := range list {
 		switch setting.Name {
-		case "client_encoding", "search_path", "lock_timeout", "client_min_messages":
+		case "client_encoding", "search_path", "lock_timeout":
 			continue
 		case "default_transaction_read_only":
 			if purpose == Reading {
