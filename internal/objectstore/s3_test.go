@@ -657,6 +657,9 @@ func TestStalledConnectionFails(t *testing.T) {
 func TestSlowConnectionIsNotTakenForStalled(t *testing.T) {
 	here, there := net.Pipe()
 	defer there.Close()
+	if err := there.SetDeadline(time.Now().Add(10 * time.Second)); err != nil { // a failure must not hang
+		t.Fatal(err)
+	}
 	// The peer takes a piece a little before the limit, for longer in all than the limit: no byte of the answer yet.
 	connection := &stallConn{Conn: here, limit: 200 * time.Millisecond}
 	defer connection.Close()
