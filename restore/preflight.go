@@ -361,7 +361,7 @@ func (c *preflightCheck) tablespaces() error {
 }
 
 // locale tries the database's locale out with a temporary collation, which is rolled back, and compares versions. The
-// servers's libc and ICU cannot be asked in another way.
+// server's libc and ICU cannot be asked in another way.
 func (c *preflightCheck) locale() error {
 	d := c.database
 	major := c.plan.TargetVersion / 10000
@@ -391,8 +391,8 @@ func (c *preflightCheck) locale() error {
 		if sqlState(err) == "" {
 			return fmt.Errorf("try the locale: %w", err)
 		}
-		c.problem("locale_missing", "the server cannot use the locale of the snapshot (%s): %v: install it in the server's operating system",
-			definition, err)
+		c.problem("locale_missing", "the server cannot use the locale of the snapshot (%s): %s: install it in the server's operating system",
+			definition, serverMessage(err))
 		return execute(c.ctx, c.conn, "ROLLBACK")
 	}
 	version, err := c.names("collation version", `

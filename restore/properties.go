@@ -38,7 +38,7 @@ func (r *run) setProperties(ctx context.Context) error {
 		for _, label := range d.SecurityLabels {
 			err := execute(ctx, conn, securityLabelSQL(object, label))
 			if state := sqlState(err); state == stateInvalidParameter || state == stateUndefinedObject {
-				r.warn("security_label_not_restored", label.Provider, "security label of the database is not set: "+err.Error())
+				r.warn("security_label_not_restored", label.Provider, "security label of the database is not set: "+serverMessage(err))
 			} else if err != nil {
 				return err
 			}
@@ -47,9 +47,9 @@ func (r *run) setProperties(ctx context.Context) error {
 			err := execute(ctx, conn, settingSQL(r.identifier(), setting))
 			switch {
 			case sqlState(err) == stateUndefinedObject:
-				r.warn("setting_not_restored", setting.Name, "the server does not know this setting of the database: "+err.Error())
+				r.warn("setting_not_restored", setting.Name, "the server does not know this setting of the database: "+serverMessage(err))
 			case err != nil:
-				return fmt.Errorf("set %s: %w", setting.Name, err)
+				return fmt.Errorf("set %s of the database: %w", setting.Name, err)
 			}
 		}
 		return nil

@@ -31,6 +31,16 @@ func sqlState(err error) string {
 	return ""
 }
 
+// serverMessage is what the server says about a statement that holds no rows: unlike postgres.ServerError it does not
+// withhold messages that quote values.
+func serverMessage(err error) string {
+	var server *pgconn.PgError
+	if errors.As(err, &server) {
+		return fmt.Sprintf("%q (SQLSTATE %s)", server.Message, server.Code)
+	}
+	return err.Error()
+}
+
 // session opens the database being restored, under the settings pinned for restoring.
 func (r *run) session(ctx context.Context) (*pgx.Conn, error) {
 	return r.target.ConnectRestore(ctx, r.name)
