@@ -338,11 +338,10 @@ func (d *Directory) Delete(ctx context.Context, key string) error {
 	if err := d.root.Remove(key); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return directoryError(step, key, err)
 	}
-	parent := path.Dir(key)
-	for parent != "." && d.root.Remove(parent) == nil {
+	for parent := path.Dir(key); parent != "." && d.root.Remove(parent) == nil; {
 		parent = path.Dir(parent)
 	}
-	if err := d.syncDirectory(parent); err != nil {
+	if err := d.syncUp(key); err != nil {
 		return directoryError(step, key, err)
 	}
 	return nil
@@ -471,7 +470,7 @@ func (d *Directory) makeDirectory(name string) error {
 // process may have made one and not synced it yet.
 func (d *Directory) syncUp(key string) error {
 	for directory := path.Dir(key); ; directory = path.Dir(directory) {
-		// One that is gone was removed with the object by a Delete since; there is nothing left to keep.
+		// One that is gone was empty, so the object is gone too; there is nothing left to keep in it.
 		if err := d.syncDirectory(directory); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -240,8 +241,23 @@ func TestDirectoryRemovesEmptyDirectories(t *testing.T) {
 
 func TestDirectoryWritesWhereOthersDelete(t *testing.T) {
 	path := t.TempDir()
+	// One more process, which does nothing but remove directories that are empty at the moment.
+	done := make(chan struct{})
+	var remover sync.WaitGroup
+	remover.Go(func() {
+		for {
+			select {
+			case <-done:
+				return
+			default:
+			}
+			for _, name := range []string{"come/and/go", "come/and", "come"} {
+				_ = unix.Rmdir(filepath.Join(path, name))
+			}
+		}
+	})
 	var group errgroup.Group
-	for writer := range 8 {
+	for writer := range 4 {
 		store := openDirectory(t, path) // as another process would
 		group.Go(func() error {
 			key := fmt.Sprintf("come/and/go/%d", writer)
@@ -256,7 +272,10 @@ func TestDirectoryWritesWhereOthersDelete(t *testing.T) {
 			return nil
 		})
 	}
-	if err := group.Wait(); err != nil {
+	err := group.Wait()
+	close(done)
+	remover.Wait()
+	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(filepath.Join(path, "come")); !errors.Is(err, fs.ErrNotExist) {
