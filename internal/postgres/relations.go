@@ -236,7 +236,8 @@ select l.relation, coalesce(l.pid, 0), coalesce(x.gid, ''), coalesce(a.usename::
        coalesce(a.state, ''), a.query_start
 from pg_catalog.pg_locks l
 left join pg_catalog.pg_stat_activity a on a.pid = l.pid
-left join pg_catalog.pg_prepared_xacts x on l.pid is null and '-1/' || x.transaction::text = l.virtualtransaction
+left join pg_catalog.pg_locks t on l.pid is null and t.pid is null and t.locktype = 'transactionid' and t.virtualtransaction = l.virtualtransaction
+left join pg_catalog.pg_prepared_xacts x on x.transaction = t.transactionid
 where l.locktype = 'relation' and l.mode = 'AccessExclusiveLock' and l.relation = any ($1::oid[])
   and l.database in (0, (select oid from pg_catalog.pg_database where datname = current_database()))
 order by l.granted desc, l.relation limit 1`, oids)

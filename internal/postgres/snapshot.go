@@ -408,17 +408,16 @@ func (s *Snapshot) release() {
 		group.Go(func() { reader.shut(s.ctx) })
 	}
 	// Whoever has the leader lets go of it, because the context ended. Rows that were neither read to their end nor closed
-	// must not keep the locks: then the connection is cut below them.
+	// must not keep the locks: then the connection is cut below them, and is nobody's from then on.
 	select {
 	case <-s.turn:
+		closeConn(s.ctx, s.leader)
+		s.turn <- struct{}{}
 	case <-time.After(closeWait):
-		_ = s.leader.PgConn().Conn().Close()
-		<-s.turn
+		s.leader.PgConn().Conn().(*serverConn).cut()
 	}
-	closeConn(s.ctx, s.leader)
 	group.Wait()
 	// The spare place goes back to the server when it is free: readers and pg_dump give it back on ending.
 	<-s.spare
 	s.released()
-	s.turn <- struct{}{}
 }

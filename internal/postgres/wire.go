@@ -76,6 +76,12 @@ func (c *serverConn) Close() error {
 	return c.err
 }
 
+// cut closes the connection without waiting for the server, whoever is using it.
+func (c *serverConn) cut() {
+	_ = c.Conn.Close()
+	_ = c.Close()
+}
+
 // copySplitter passes a server's stream of messages (PostgreSQL manual, "Message Formats": a byte of type, four bytes
 // of length that count themselves, the body) and cuts CopyData messages whose body is larger than limit into several.
 type copySplitter struct {
