@@ -261,7 +261,7 @@ func TestDirectoryWritesWhereOthersDelete(t *testing.T) {
 		store := openDirectory(t, path) // as another process would
 		group.Go(func() error {
 			key := fmt.Sprintf("come/and/go/%d", writer)
-			for round := range 100 {
+			for round := range 30 {
 				if _, err := store.PutIfAbsent(t.Context(), key, fmt.Appendf(nil, "%d", round)); err != nil {
 					return err
 				}

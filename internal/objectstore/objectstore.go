@@ -32,11 +32,12 @@ var (
 
 // Info describes one stored object.
 type Info struct {
-	// Key is the object's key below the store's prefix: segments separated by '/', never starting or ending with it.
+	// Key is the object's key below the store's prefix, in the form that CheckKey states.
 	Key string
 	// Size is the length of the content in bytes.
 	Size int64
-	// ETag names this version of the object; two versions with different content never share one.
+	// ETag names this version of the object; two versions with different content never share one. List may leave it
+	// empty, where it would have to read the object to know it.
 	ETag string
 	// Modified is when the store says that the object was written; on the store's clock.
 	Modified time.Time
@@ -52,6 +53,7 @@ type Info struct {
 //     are the very bytes of this call, the call succeeded. (Callers therefore never put two meanings into equal bytes.)
 //   - If encryption at rest was configured, each write's answer confirmed it (ErrNotEncrypted otherwise).
 //   - Transient failures were retried before an error is returned; every error names the key.
+//   - A key that CheckKey refuses is a *KeyError, and nothing was sent. No key may lie below another one ("a", "a/b").
 //
 // All methods may be called concurrently, and return the context's error when it ends first.
 type Store interface {
@@ -63,7 +65,7 @@ type Store interface {
 	// error, never a silent end. ErrNotFound when there is none.
 	Get(ctx context.Context, key string) (io.ReadCloser, Info, error)
 	// GetRange reads length bytes from offset on; the result has exactly length bytes. length is at least 1. A range
-	// that the object does not have is an error. ErrNotFound when there is no object.
+	// that the object does not have is a *RangeError. ErrNotFound when there is no object.
 	GetRange(ctx context.Context, key string, offset, length int64) ([]byte, error)
 	// Stat describes the object without reading it. ErrNotFound when there is none.
 	Stat(ctx context.Context, key string) (Info, error)
