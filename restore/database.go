@@ -109,7 +109,27 @@ func (r *run) createRoles(ctx context.Context, conn *pgx.Conn) error {
 	if err := execute(ctx, conn, transaction(statements)...); err != nil {
 		return fmt.Errorf("create the missing roles: %w", err)
 	}
+	r.rolesCreated = true
 	return nil
+}
+
+// dropCreatedRoles takes back what createRoles made, after the database is gone; also after ctx has ended.
+func (r *run) dropCreatedRoles(ctx context.Context) error {
+	if !r.rolesCreated {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUpTimeout)
+	defer cancel()
+	conn, err := r.target.ConnectRestore(ctx, r.target.MaintenanceDatabase())
+	if err != nil {
+		return err
+	}
+	defer closeSession(ctx, conn)
+	var statements []string
+	for _, role := range r.plan.CreateRoles {
+		statements = append(statements, "DROP ROLE "+postgres.QuoteIdentifier(role.Name))
+	}
+	return execute(ctx, conn, transaction(statements)...)
 }
 
 // rename gives the database its name: the restore's last step. Whoever is connected to the temporary name by then (a

@@ -262,7 +262,7 @@ func (c *preflightCheck) roles() error {
 		}
 	}
 	if len(statements) > 0 {
-		c.problem("roles_missing", "roles of the snapshot are missing on the server: run %s, or let the restore create them without login",
+		c.problem("roles_missing", "roles of the snapshot are missing on the server: run %s, or let the restore create them without login (--create-roles)",
 			strings.Join(statements, " "))
 	}
 	if len(superusers) > 0 {
@@ -354,7 +354,7 @@ func (c *preflightCheck) tablespaces() error {
 		}
 	}
 	if len(missing) > 0 {
-		c.problem("tablespace_missing", "tablespaces of the snapshot are missing on the server: create %s, or restore without tablespaces",
+		c.problem("tablespace_missing", "tablespaces of the snapshot are missing on the server: create %s, or restore without tablespaces (--no-tablespaces)",
 			strings.Join(missing, ", "))
 	}
 	return nil

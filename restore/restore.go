@@ -143,8 +143,8 @@ func (e *Error) Error() string {
 func (e *Error) Unwrap() error { return e.Err }
 
 // Run restores source into a new database of target named options.Into, after the checks of Preflight. Errors are a
-// *PreflightError when nothing was begun, and an *Error afterwards; then the unfinished database was dropped, unless
-// options.KeepPartial is set. When ctx ends the restore stops and cleans up behind itself, within a minute.
+// *PreflightError when nothing was begun, and an *Error afterwards; then the unfinished database was dropped, and the
+// roles that were made for it, unless options.KeepPartial is set. When ctx ends the restore stops and cleans up behind itself, within a minute.
 func Run(ctx context.Context, target *postgres.Server, source Source, options Options) (Result, error) {
 	run := &run{target: target, source: source, options: options, database: source.Database()}
 	run.options.Jobs = cmp.Or(max(options.Jobs, 0), DefaultJobs)
@@ -178,6 +178,9 @@ func Run(ctx context.Context, target *postgres.Server, source Source, options Op
 			if failed.DropErr = run.drop(ctx); failed.DropErr != nil {
 				failed.Kept = run.name
 			}
+			if rolesErr := run.dropCreatedRoles(ctx); rolesErr != nil && failed.DropErr == nil {
+				failed.Err = fmt.Errorf("%w (and roles that the restore made could not be dropped: %v)", err, rolesErr)
+			}
 		}
 		return Result{}, failed
 	}
@@ -197,6 +200,7 @@ type run struct {
 	name          string       // temporary name of the database
 	loader        catalog.Text // role, see loaderPrefix
 	created       bool         // the database exists
+	rolesCreated  bool
 	loaderCreated bool
 	current       Phase
 

@@ -257,6 +257,10 @@ func tableName(table catalog.StoredTable) string {
 // emptied in the loading transaction is filled from its first block on, in the order of the rows.
 func (r *run) load(ctx context.Context, conn *pgx.Conn, unit loadUnit) error {
 	fail := func(err error) error { return fmt.Errorf("load table %s: %w", unit.into, err) }
+	if !slices.ContainsFunc(unit.tables, func(table catalog.StoredTable) bool { return table.Rows > 0 || table.Bytes > 0 }) {
+		r.loaded(unit)
+		return nil
+	}
 	statements := []string{"BEGIN"}
 	truncate := func() {
 		for _, table := range unit.tables {
@@ -287,6 +291,12 @@ func (r *run) load(ctx context.Context, conn *pgx.Conn, unit loadUnit) error {
 	if err := execute(ctx, conn, "COMMIT"); err != nil {
 		return fail(err)
 	}
+	r.loaded(unit)
+	return nil
+}
+
+// loaded counts a unit that is done.
+func (r *run) loaded(unit loadUnit) {
 	r.mutex.Lock()
 	for _, table := range unit.tables {
 		r.result.Tables++
@@ -300,7 +310,6 @@ func (r *run) load(ctx context.Context, conn *pgx.Conn, unit loadUnit) error {
 			p.Rows += table.Rows
 		}
 	})
-	return nil
 }
 
 // copyTable streams the rows of table into the relation named by into, and returns the number that the server counted.
