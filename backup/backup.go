@@ -189,12 +189,16 @@ func (r *run) plan(ctx context.Context, units chan<- unit) error {
 		}
 		r.total.Add(int64(table.Blocks) * blockSize)
 		step := uint32(unitBlocks)
-		if table.AccessMethod != catalog.HeapAccessMethod || table.Kind == catalog.KindExtensionConfig {
-			// A stream has no ranges, and an extension's condition makes one statement of the whole table.
+		if table.Kind == catalog.KindExtensionConfig {
+			// The extension's condition makes one statement of the whole table.
 			step = max(table.Blocks, 1)
 		}
 		var handed []unit
-		for from := uint32(0); from < table.Blocks; {
+		if table.AccessMethod != catalog.HeapAccessMethod {
+			// Where its rows are, and whether in blocks at all, is the access method's own affair.
+			handed = append(handed, unit{table: writer, to: table.Blocks})
+		}
+		for from := uint32(0); table.AccessMethod == catalog.HeapAccessMethod && from < table.Blocks; {
 			to := table.Blocks
 			if to-from > step {
 				to = from + step

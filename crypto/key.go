@@ -72,6 +72,10 @@ const labelPrefix = "hourvault/1 "
 // meant to be reset and used again; it is not safe for concurrent use.
 func (k *Key) NewFingerprinter() hash.Hash { return newHMAC(k.derive(nil, "fingerprint")) }
 
+// NewDigester returns HMAC-SHA-256 under the key for digests of pages that belongs to k (HKDF label "page digest"). It is
+// meant to be reset and used again; it is not safe for concurrent use.
+func (k *Key) NewDigester() hash.Hash { return newHMAC(k.derive(nil, "page digest")) }
+
 // ClaimName returns the keyed hash (HKDF label "claim name", HMAC-SHA-256) of what identifies a database.
 func (k *Key) ClaimName(identity []byte) []byte {
 	mac := newHMAC(k.derive(nil, "claim name"))

@@ -7,6 +7,8 @@ type Database struct {
 	Name             Text   `json:"name"`
 	// ServerVersion is server_version_num, for instance 170011.
 	ServerVersion int `json:"server_version_num"`
+	// BlockSize is the server's block_size in bytes. Large objects are kept in pages of a quarter of it.
+	BlockSize int `json:"block_size"`
 	// Encoding is the server encoding's name, for instance UTF8. All Text of the snapshot and all rows are in it.
 	Encoding         string `json:"encoding"`
 	LocaleProvider   string `json:"locale_provider"` // libc, icu or builtin

@@ -78,6 +78,7 @@ func captureProperties(ctx context.Context, q Querier, version int) (catalog.Dat
 	var defaultGrants bool
 	_, err := captureOne(ctx, q, "database properties", `
 		SELECT (SELECT system_identifier::pg_catalog.text FROM pg_catalog.pg_control_system()),
+			pg_catalog.current_setting('block_size')::pg_catalog.int4,
 			d.oid, d.datname::pg_catalog.text, pg_catalog.pg_encoding_to_char(d.encoding)::pg_catalog.text,
 			d.datcollate::pg_catalog.text, d.datctype::pg_catalog.text, `+localeColumns(version)+`,
 			t.spcname::pg_catalog.text, pg_catalog.pg_get_userbyid(d.datdba)::pg_catalog.text,
@@ -86,7 +87,7 @@ func captureProperties(ctx context.Context, q Querier, version int) (catalog.Dat
 		FROM pg_catalog.pg_database d JOIN pg_catalog.pg_tablespace t ON t.oid = d.dattablespace
 		WHERE d.datname = pg_catalog.current_database()`,
 		func(row pgx.CollectableRow) (struct{}, error) {
-			return struct{}{}, row.Scan(&database.SystemIdentifier, &database.OID, &database.Name, &database.Encoding,
+			return struct{}{}, row.Scan(&database.SystemIdentifier, &database.BlockSize, &database.OID, &database.Name, &database.Encoding,
 				&database.Collate, &database.CType, &database.LocaleProvider, &database.Locale, &database.ICURules,
 				&database.CollationVersion, &database.Tablespace, &database.Owner, &defaultGrants, &database.Comment,
 				&database.ConnectionLimit, &database.AllowConnections, &database.IsTemplate)

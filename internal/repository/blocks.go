@@ -397,26 +397,23 @@ func mergeRuns(runs []Run) []Run {
 	return merged
 }
 
-// dyingChunks returns the chunks of the base's page of which less than half of the page's share would be referred to again.
+// dyingChunks returns the chunks of the base's page of which less than half of the page's share would be referred to again, and those of
+// which the last snapshot as a whole referred to less than half.
 func (p *pageBuilder) dyingChunks() map[int]bool {
 	if p.base == nil {
 		return nil
 	}
-	live := make([]uint64, len(p.base.chunks))
+	// What the page will still refer to: the base's page without the blocks that changed.
+	kept := listingPage{chunks: p.base.chunks, blocks: make([]blockEntry, len(p.blocks))}
 	for i, block := range p.blocks {
-		if !block.base {
-			continue
+		if block.base {
+			kept.blocks[i] = p.base.blocks[i]
 		}
-		entry := p.base.blocks[i]
-		if p.base.span(&entry) > 1 {
-			live[entry.chunk] = p.base.chunks[entry.chunk].share // a long block has its chunks for itself
-			continue
-		}
-		live[entry.chunk] += entry.length
 	}
 	dying := make(map[int]bool)
-	for i, chunk := range p.base.chunks {
-		if live[i] > 0 && live[i]*2 < chunk.share {
+	for i, live := range kept.live() {
+		chunk := p.base.chunks[i]
+		if live > 0 && (live*2 < chunk.share || p.table.sw.rewrite[chunkID{pack: chunk.Pack, part: chunk.Part}]) {
 			dying[i] = true
 		}
 	}
@@ -473,6 +470,7 @@ func (p *pageBuilder) finish() error {
 	}
 	page := p.build()
 	packsOf(page, sw.need)
+	sw.use(page)
 	text := page.encode()
 	if len(page.blocks) == 0 {
 		return p.table.setPage(p.number, nil, nil, 0)
@@ -518,6 +516,7 @@ func (p *listingPage) countRows() (n int) {
 // takeOver refers to the base's page.
 func (p *pageBuilder) takeOver(contentBytes uint64) error {
 	packsOf(p.base, p.table.sw.need)
+	p.table.sw.use(p.base)
 	if p.table.base.Listing.Inline != nil && p.number == 0 {
 		return p.table.setPage(0, nil, bytes.Clone(p.table.base.Listing.Inline), contentBytes)
 	}

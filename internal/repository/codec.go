@@ -57,14 +57,21 @@ func (c *codec) decompress(text []byte, plainSize int) ([]byte, error) {
 }
 
 // sealObject makes a whole sealed object out of plain: header, length, sealed zstd frame (docs/format.md, "Sealed objects").
-func (c *codec) sealObject(key *crypto.Key, keyNumber uint32, kind crypto.Kind, place crypto.Place, plain []byte) []byte {
+// It refuses what openObject would refuse to read.
+func (c *codec) sealObject(key *crypto.Key, keyNumber uint32, kind crypto.Kind, place crypto.Place, plain []byte) ([]byte, error) {
+	if len(plain) > maxTextSize {
+		return nil, fmt.Errorf("a %s of %d bytes is larger than the format allows", kind, len(plain))
+	}
 	header := crypto.Header{Kind: kind, KeyNumber: keyNumber, Salt: newSalt()}
 	sealer := crypto.NewSealer(key, header, place, kind)
 	text := c.compress(plain)
 	object := make([]byte, 0, crypto.HeaderSize+8+crypto.Overhead+len(text))
 	object = header.Append(object)
 	object = binary.BigEndian.AppendUint64(object, uint64(len(plain)))
-	return sealer.Seal(object, kind, 0, uint64(len(plain)), text)
+	if object = sealer.Seal(object, kind, 0, uint64(len(plain)), text); len(object) > maxObjectSize {
+		return nil, fmt.Errorf("a %s of %d stored bytes is larger than the format allows", kind, len(object))
+	}
+	return object, nil
 }
 
 // openObject is the inverse of sealObject. keys returns the key with the number that the header names. The object must
@@ -108,5 +115,5 @@ func (c *codec) sealJSON(key *crypto.Key, keyNumber uint32, kind crypto.Kind, pl
 	if err != nil {
 		return nil, err
 	}
-	return c.sealObject(key, keyNumber, kind, place, plain), nil
+	return c.sealObject(key, keyNumber, kind, place, plain)
 }

@@ -202,6 +202,24 @@ func (l *lease) renew(ctx context.Context) {
 	}
 }
 
+// rename makes another key the one whose creation makes the run effective. The run has not tried to create the old one, and
+// never will.
+func (l *lease) rename(ctx context.Context, runKey string) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	record := l.record
+	record.RunKey = runKey
+	info, err := l.workspace.putLease(ctx, &record, l.etag)
+	if errors.Is(err, objectstore.ErrChanged) {
+		return ErrLeaseLost
+	}
+	if err != nil {
+		return err
+	}
+	l.record.RunKey, l.etag = runKey, info.ETag
+	return nil
+}
+
 // release ends the lease of a settled run, so that the next need not wait for it to expire. A failure only costs that wait.
 func (l *lease) release(ctx context.Context) error {
 	close(l.stop)

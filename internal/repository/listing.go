@@ -240,6 +240,20 @@ func (p *listingPage) span(block *blockEntry) int {
 	}
 }
 
+// live returns for each of the page's chunks how many bytes of it the page's blocks are.
+func (p *listingPage) live() []uint64 {
+	live := make([]uint64, len(p.chunks))
+	for _, block := range p.blocks {
+		left, offset := block.length, block.offset
+		for chunk := block.chunk; left > 0; chunk, offset = chunk+1, 0 {
+			here := min(left, uint64(p.chunks[chunk].Plain)-offset)
+			live[chunk] += here
+			left -= here
+		}
+	}
+	return live
+}
+
 // block returns the entry of a block by number; one without rows where the page says nothing of it.
 func (p *listingPage) block(number uint32) blockEntry {
 	if p == nil || number < p.first || number-p.first >= uint32(len(p.blocks)) {

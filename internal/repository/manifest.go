@@ -39,6 +39,10 @@ type Manifest struct {
 	MaterializedViews []catalog.MaterializedView `json:"materialized_views"`
 
 	// Packs are all packs that the snapshot needs, ascending by name.
+	// Rewrite names chunks of which this snapshot refers to less than half: the next one stores their live blocks anew. A
+	// hint for writers; a reader ignores it.
+	Rewrite []ChunkName `json:"rewrite"`
+
 	Packs      []PackInfo        `json:"packs"`
 	Statistics Statistics        `json:"statistics"`
 	Warnings   []catalog.Warning `json:"warnings"`
@@ -70,6 +74,12 @@ type Records struct {
 type Page struct {
 	PartRef
 	Digest HexBytes `json:"digest"`
+}
+
+// ChunkName names a chunk.
+type ChunkName struct {
+	Pack PackName `json:"pack"`
+	Part uint32   `json:"part"`
 }
 
 // Statistics are counts for people and for alerts; a reader must not rely on them.

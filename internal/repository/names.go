@@ -22,7 +22,8 @@ func (w WorkspaceID) MarshalText() ([]byte, error) { return []byte(w.String()), 
 // UnmarshalText implements encoding.TextUnmarshaler.
 func (w *WorkspaceID) UnmarshalText(text []byte) error { return decodeHex(w[:], string(text)) }
 
-// SnapshotID names a snapshot: the second at which its run began, which makes names sort by time, and 8 random bytes. In print
+// SnapshotID names a snapshot: the second at which its run began, or the one after its predecessor's where that is not later, so that
+// names sort in the order of snapshots, and 8 random bytes. In print
 // and in object keys it is "20261122T140000Z-0123456789abcdef".
 type SnapshotID struct {
 	seconds int64 // since 1970, UTC
@@ -31,8 +32,13 @@ type SnapshotID struct {
 
 const snapshotTimeLayout = "20060102T150405Z"
 
-func newSnapshotID(begin time.Time) SnapshotID {
+// newSnapshotID draws a name that sorts behind after, whatever this machine's clock says: the order of names is the order
+// of snapshots. The zero SnapshotID comes before all.
+func newSnapshotID(begin time.Time, after SnapshotID) SnapshotID {
 	id := SnapshotID{seconds: begin.Unix()}
+	if !after.IsZero() {
+		id.seconds = max(id.seconds, after.seconds+1)
+	}
 	rand.Read(id.random[:])
 	return id
 }
@@ -65,6 +71,10 @@ func ParseSnapshotID(text string) (SnapshotID, error) {
 		return SnapshotID{}, fmt.Errorf("%q is not a snapshot id like 20261122T140000Z-0123456789abcdef", text)
 	}
 	id.seconds = begin.Unix()
+	if id.String() != text {
+		// time.Parse accepts more than one way to write the same second.
+		return SnapshotID{}, fmt.Errorf("%q is not a snapshot id like 20261122T140000Z-0123456789abcdef", text)
+	}
 	return id, nil
 }
 

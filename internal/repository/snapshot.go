@@ -20,6 +20,9 @@ import (
 	"github.com/hourvault/hourvault/internal/objectstore"
 )
 
+// ErrDamaged says that what is stored is not what a writer of this format writes. It comes with the cause.
+var ErrDamaged = errors.New("damaged")
+
 // ErrVoid says that at a manifest's key lies a void: its run never became a snapshot.
 var ErrVoid = errors.New("the run was given up before it became a snapshot")
 
@@ -34,24 +37,31 @@ type Snapshot struct {
 	parts     *partReader
 	cache     *chunkCache
 	macs      sync.Pool // fingerprinters
+	digesters sync.Pool
 
 	listingsMu sync.Mutex
 	listings   map[catalog.OID]TableEntry // without their shapes; filled by Tables
 }
 
 // OpenSnapshot reads and checks a manifest. ErrVoid when the run never became a snapshot, objectstore.ErrNotFound when there
-// is nothing, crypto.ErrNotAuthentic when it was damaged or moved, *UnknownFeatureError when it needs a newer version.
+// is nothing, ErrDamaged when it was damaged or moved, *UnknownFeatureError when it needs a newer version.
 func (w *Workspace) OpenSnapshot(ctx context.Context, id SnapshotID) (*Snapshot, error) {
 	object := w.id.manifestKey(id)
 	content, _, err := objectstore.ReadAll(ctx, w.repository.store, object, maxObjectSize)
+	if tooLarge := (*objectstore.TooLargeError)(nil); errors.As(err, &tooLarge) {
+		return nil, fmt.Errorf("manifest: %w: %w", ErrDamaged, err)
+	}
 	if err != nil {
 		return nil, err
 	}
 	snapshot, err := w.parseSnapshot(id, content)
-	if err != nil {
+	switch {
+	case err == nil:
+		return snapshot, nil
+	case errors.Is(err, ErrVoid), errors.Is(err, crypto.ErrNewerFormat), isUnknownFeature(err):
 		return nil, fmt.Errorf("manifest %s: %w", object, err)
 	}
-	return snapshot, nil
+	return nil, fmt.Errorf("manifest %s: %w: %w", object, ErrDamaged, err)
 }
 
 func (w *Workspace) parseSnapshot(id SnapshotID, content []byte) (*Snapshot, error) {
@@ -93,6 +103,7 @@ func (w *Workspace) parseSnapshot(id SnapshotID, content []byte) (*Snapshot, err
 		return nil, err
 	}
 	snapshot.macs.New = func() any { return key.NewFingerprinter() }
+	snapshot.digesters.New = func() any { return key.NewDigester() }
 	return snapshot, nil
 }
 
@@ -131,7 +142,7 @@ func (s *Snapshot) SchemaArchive(ctx context.Context, out io.Writer) error {
 	return nil
 }
 
-// Sequences yields the recorded sequences, ascending by oid, and ends after the first error.
+// Sequences yields the recorded sequences, in the order in which they were recorded, and ends after the first error.
 func (s *Snapshot) Sequences(ctx context.Context) iter.Seq2[catalog.Sequence, error] {
 	return records[catalog.Sequence](ctx, s, crypto.KindSequences, s.manifest.Sequences)
 }
@@ -185,11 +196,11 @@ func (s *Snapshot) readPage(ctx context.Context, kind crypto.Kind, page Page) ([
 // pageDigestSize is the length of a page's digest in bytes.
 const pageDigestSize = 16
 
-// digest is the keyed digest of a page's text: HMAC-SHA-256 under the fingerprint key of the kind's number and the
+// digest is the keyed digest of a page's text: HMAC-SHA-256 under the digest key (HKDF label "page digest") of the kind's number and the
 // text, cut to 16 bytes.
 func (s *Snapshot) digest(kind crypto.Kind, plain []byte) []byte {
-	mac := s.macs.Get().(hashReset)
-	defer s.macs.Put(mac)
+	mac := s.digesters.Get().(hashReset)
+	defer s.digesters.Put(mac)
 	return pageDigest(mac, kind, plain)
 }
 

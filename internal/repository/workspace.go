@@ -213,10 +213,9 @@ func (w *Workspace) loadKeys(ctx context.Context) error {
 			return err
 		}
 		number, err := strconv.ParseUint(path.Base(path.Dir(info.Key)), 10, 32)
-		if err != nil || number == 0 {
-			return fmt.Errorf("%s: not the name of a wrapped key", info.Key)
+		if err == nil && number > 0 {
+			numbers[uint32(number)] = true
 		}
-		numbers[uint32(number)] = true
 	}
 	if len(numbers) == 0 {
 		return fmt.Errorf("%s: no key; erased, or deleted by somebody: %w", w.id.keysPrefix(), objectstore.ErrNotFound)
@@ -324,12 +323,35 @@ func (w *Workspace) SnapshotIDs(ctx context.Context) ([]SnapshotID, error) {
 		if err != nil {
 			return nil, err
 		}
-		id, err := ParseSnapshotID(strings.TrimPrefix(info.Key, w.id.snapshotsPrefix()))
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", info.Key, err)
+		// A name that is no snapshot's is not this version's: verify reports it, and nothing else is stopped by it.
+		if id, err := ParseSnapshotID(strings.TrimPrefix(info.Key, w.id.snapshotsPrefix())); err == nil {
+			ids = append(ids, id)
 		}
-		ids = append(ids, id)
 	}
 	slices.SortFunc(ids, func(a, b SnapshotID) int { return strings.Compare(a.String(), b.String()) })
 	return ids, nil
+}
+
+// newestID returns the name that sorts last of those at which manifests or voids are stored; the zero SnapshotID when there is none.
+func (w *Workspace) newestID(ctx context.Context) (SnapshotID, error) {
+	ids, err := w.SnapshotIDs(ctx)
+	if err != nil || len(ids) == 0 {
+		return SnapshotID{}, err
+	}
+	return ids[len(ids)-1], nil
+}
+
+// ErrPlanned says that a deletion was planned by a version that can carry it out; this one cannot, and must not choose a base that the
+// plan condemns.
+var ErrPlanned = errors.New("a deletion that a later version of hourvault planned is not finished: use that version")
+
+// refusePlans returns ErrPlanned when there is any plan.
+func (w *Workspace) refusePlans(ctx context.Context) error {
+	for info, err := range w.repository.store.List(ctx, w.id.plansPrefix()) {
+		if err != nil {
+			return err
+		}
+		return fmt.Errorf("%s: %w", info.Key, ErrPlanned)
+	}
+	return nil
 }

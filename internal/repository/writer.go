@@ -55,6 +55,8 @@ type SnapshotWriter struct {
 	needed   map[PackName]struct{}
 	warnings []catalog.Warning
 	stats    Statistics
+	live     map[chunkID]chunkUse // of chunks that several pages refer to, or refer to in part
+	rewrite  map[chunkID]bool     // chunks that the base found mostly dead
 
 	tables       *recordWriter
 	sequences    *recordWriter
@@ -70,14 +72,22 @@ func (w *Workspace) BeginSnapshot(ctx context.Context, options SnapshotOptions) 
 	if options.LeaseLifetime <= 0 {
 		options.LeaseLifetime = DefaultLeaseLifetime
 	}
-	sw := &SnapshotWriter{workspace: w, id: newSnapshotID(time.Now()), options: options, needed: make(map[PackName]struct{})}
+	newest, err := w.newestID(ctx)
+	if err != nil {
+		return nil, err
+	}
+	sw := &SnapshotWriter{workspace: w, id: newSnapshotID(time.Now(), newest), options: options,
+		needed: make(map[PackName]struct{}), live: make(map[chunkID]chunkUse), rewrite: make(map[chunkID]bool)}
 	lease, leased, err := w.acquireLease(ctx, "snapshot", options.Holder, w.id.manifestKey(sw.id), options.LeaseLifetime)
 	if err != nil {
 		return nil, err
 	}
 	sw.lease = lease
 	sw.ctx, sw.cancel = context.WithCancelCause(leased)
-	if err = sw.chooseBase(sw.ctx); err == nil {
+	if err = w.refusePlans(sw.ctx); err == nil {
+		err = sw.chooseBase(sw.ctx)
+	}
+	if err == nil {
 		sw.packer, err = newPacker(sw.ctx, w, sw.id)
 	}
 	if err != nil {
@@ -104,6 +114,13 @@ func (sw *SnapshotWriter) chooseBase(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if len(ids) > 0 && ids[len(ids)-1].String() >= sw.id.String() {
+		// Another run ended between drawing the name and taking the lease: names must rise, so a new one is drawn.
+		sw.id = newSnapshotID(time.Now(), ids[len(ids)-1])
+		if err := sw.lease.rename(ctx, sw.workspace.id.manifestKey(sw.id)); err != nil {
+			return err
+		}
+	}
 	listed := make(map[SnapshotID]bool, len(ids))
 	for _, id := range ids {
 		listed[id] = true
@@ -118,7 +135,7 @@ func (sw *SnapshotWriter) chooseBase(ctx context.Context) error {
 		case errors.Is(err, crypto.ErrNewerFormat), isUnknownFeature(err):
 			// A newer version works on this workspace; writing beside it could break what it relies on.
 			return err
-		case errors.Is(err, crypto.ErrNotAuthentic), errors.Is(err, crypto.ErrNotSealed), errors.Is(err, errMalformed):
+		case errors.Is(err, ErrDamaged):
 			sw.warn("manifest_unreadable", id.String(), "not used as base, run hourvault verify: "+err.Error())
 			sw.sequence++
 			continue
@@ -133,11 +150,17 @@ func (sw *SnapshotWriter) chooseBase(ctx context.Context) error {
 		ref := sw.base.Ref()
 		sw.previous = &ref
 		for _, known := range sw.base.manifest.Alive {
-			if listed[known.Snapshot] {
-				sw.alive = append(sw.alive, known)
+			if !listed[known.Snapshot] {
+				// This version deletes no manifest, so somebody else did, or hides it.
+				sw.warn("manifest_missing", known.Snapshot.String(), "snapshot "+known.Snapshot.String()+" was there when the last one was taken and is not listed any more: run hourvault verify")
+				continue
 			}
+			sw.alive = append(sw.alive, known)
 		}
 		sw.alive = append(sw.alive, ref)
+		for _, chunk := range sw.base.manifest.Rewrite {
+			sw.rewrite[chunkID{pack: chunk.Pack, part: chunk.Part}] = true
+		}
 		sw.sequence += sw.base.manifest.Sequence
 	}
 	sw.sequence++
@@ -180,6 +203,41 @@ func (sw *SnapshotWriter) need(name PackName) {
 	sw.needed[name] = struct{}{}
 }
 
+// chunkUse is how much of a chunk the snapshot's pages refer to, in bytes of its text.
+type chunkUse struct{ live, plain uint64 }
+
+// use counts what one page refers to. Chunks that it refers to completely belong to it alone and need no counting.
+func (sw *SnapshotWriter) use(page *listingPage) {
+	live := page.live()
+	sw.mu.Lock()
+	defer sw.mu.Unlock()
+	for i, chunk := range page.chunks {
+		if live[i] < uint64(chunk.Plain) {
+			id := chunkID{pack: chunk.Pack, part: chunk.Part}
+			use := sw.live[id]
+			sw.live[id] = chunkUse{live: use.live + live[i], plain: uint64(chunk.Plain)}
+		}
+	}
+}
+
+// rewriteLimit bounds how many chunks a snapshot asks its successor to write anew.
+const rewriteLimit = 10000
+
+// mostlyDead returns chunks of which the snapshot refers to less than half. A page finds out by itself about its own share of a chunk; only
+// the whole snapshot knows about the sum of all shares.
+func (sw *SnapshotWriter) mostlyDead() []ChunkName {
+	dead := []ChunkName{}
+	for id, use := range sw.live {
+		if use.live*2 < use.plain && len(dead) < rewriteLimit {
+			dead = append(dead, ChunkName{Pack: id.pack, Part: id.part})
+		}
+	}
+	slices.SortFunc(dead, func(a, b ChunkName) int {
+		return cmp.Or(strings.Compare(a.Pack.String(), b.Pack.String()), cmp.Compare(a.Part, b.Part))
+	})
+	return dead
+}
+
 // count updates the statistics.
 func (sw *SnapshotWriter) count(update func(*Statistics)) {
 	sw.mu.Lock()
@@ -187,12 +245,12 @@ func (sw *SnapshotWriter) count(update func(*Statistics)) {
 	update(&sw.stats)
 }
 
-// AddSequence records a sequence. Sequences come ascending by oid; not to be called concurrently.
+// AddSequence records a sequence; not to be called concurrently.
 func (sw *SnapshotWriter) AddSequence(sequence catalog.Sequence) error {
 	return sw.fail(sw.sequences.add(uint32(sequence.OID), sequence))
 }
 
-// AddLargeObject records a large object's metadata. They come ascending by oid; not to be called concurrently.
+// AddLargeObject records a large object's metadata; not to be called concurrently.
 func (sw *SnapshotWriter) AddLargeObject(object catalog.LargeObject) error {
 	return sw.fail(sw.largeObjects.add(uint32(object.OID), object))
 }
@@ -330,7 +388,7 @@ func (sw *SnapshotWriter) finish(ending Ending) ([]byte, error) {
 		Server: ending.Server, Database: ending.Database, Reading: ending.Reading, FingerprintKey: sw.fingerprintKey,
 		Archive: sw.archive.archive(ending.DumpVersion), Tables: sw.tables.records(), Sequences: sw.sequences.records(),
 		LargeObjects: sw.largeObjects.records(), MaterializedViews: ending.MaterializedViews, Packs: packs,
-		Statistics: sw.stats, Warnings: append(append([]catalog.Warning{}, sw.warnings...), ending.Warnings...),
+		Rewrite: sw.mostlyDead(), Statistics: sw.stats, Warnings: append(append([]catalog.Warning{}, sw.warnings...), ending.Warnings...),
 	}
 	if manifest.MaterializedViews == nil {
 		manifest.MaterializedViews = []catalog.MaterializedView{}
@@ -392,7 +450,7 @@ func (sw *SnapshotWriter) newRecordWriter(kind crypto.Kind) *recordWriter {
 			pages = sw.base.manifest.LargeObjects.Pages
 		}
 	}
-	return &recordWriter{sw: sw, kind: kind, mac: sw.key.NewFingerprinter(), known: pagesByDigest(pages), pages: []Page{}}
+	return &recordWriter{sw: sw, kind: kind, mac: sw.key.NewDigester(), known: pagesByDigest(pages), pages: []Page{}}
 }
 
 func (r *recordWriter) add(oid uint32, record any) error {
@@ -442,7 +500,7 @@ func (sw *SnapshotWriter) newArchiveWriter() *archiveWriter {
 	if sw.base != nil {
 		pages = sw.base.manifest.Archive.Pages
 	}
-	return &archiveWriter{sw: sw, mac: sw.key.NewFingerprinter(), known: pagesByDigest(pages), pages: []Page{}}
+	return &archiveWriter{sw: sw, mac: sw.key.NewDigester(), known: pagesByDigest(pages), pages: []Page{}}
 }
 
 func (a *archiveWriter) Write(p []byte) (int, error) {
