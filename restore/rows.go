@@ -8,6 +8,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
@@ -334,8 +335,15 @@ func (r *run) copyTable(ctx context.Context, conn *pgx.Conn, into string, table 
 		_ = writer.CloseWithError(err) // nil is io.EOF to the reader
 		source <- err
 	}()
+	// When ctx ends, COPY is ended by the protocol's own means, which keeps the session in order; a server that does not
+	// answer even then loses its connection.
+	ended := context.AfterFunc(ctx, func() {
+		_ = reader.CloseWithError(context.Cause(ctx))
+		_ = conn.PgConn().Conn().SetDeadline(time.Now().Add(stopTimeout))
+	})
+	defer ended()
 	input := &copyInput{reader: reader, run: r}
-	tag, err := conn.PgConn().CopyFrom(ctx, input, sql)
+	tag, err := conn.PgConn().CopyFrom(context.WithoutCancel(ctx), input, sql)
 	_ = reader.CloseWithError(errLoadStopped)
 	stop(errLoadStopped)
 	sourceErr := <-source
@@ -351,6 +359,9 @@ func (r *run) copyTable(ctx context.Context, conn *pgx.Conn, into string, table 
 	}
 	return tag.RowsAffected(), nil
 }
+
+// stopTimeout is how long a server may take to end a COPY that is given up.
+const stopTimeout = 10 * time.Second
 
 // errLoadStopped ends the reading of rows that the server does not want any more.
 var errLoadStopped = errors.New("loading stopped")
