@@ -1,0 +1,472 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/hourvault/hourvault/backup"
+	"github.com/hourvault/hourvault/internal/catalog"
+	"github.com/hourvault/hourvault/internal/config"
+	"github.com/hourvault/hourvault/internal/console"
+	"github.com/hourvault/hourvault/internal/postgres"
+	"github.com/hourvault/hourvault/internal/repository"
+	"github.com/hourvault/hourvault/restore"
+	"github.com/hourvault/hourvault/scheduler"
+)
+
+// backupOptions are the flags of hourvault backup.
+type backupOptions struct {
+	workspaces []string
+	all        bool
+	jobs       int
+}
+
+// backupDocument is what hourvault backup --json prints.
+type backupDocument struct {
+	Workspaces []backupResult `json:"workspaces"`
+	// Servers are those that could not be asked for their databases: none of their workspaces was tried.
+	Servers []serverProblem `json:"servers"`
+	Done    int             `json:"done"`
+	Failed  int             `json:"failed"`
+}
+
+// Statuses of a backupResult.
+const (
+	statusDone     = "done"
+	statusFailed   = "failed"
+	statusNotBegun = "not_begun"
+)
+
+type backupResult struct {
+	workspaceDocument
+	Status string `json:"status"`
+	// Snapshot is there when Status is done.
+	Snapshot *snapshotDocument `json:"snapshot,omitempty"`
+	// NewWorkspace says that this is the workspace's first snapshot.
+	NewWorkspace bool `json:"new_workspace"`
+	// ReadBytes are those of heap blocks.
+	ReadBytes  int64         `json:"read_bytes"`
+	DurationNS time.Duration `json:"duration_ns"`
+	Error      string        `json:"error,omitempty"`
+	// TryAgain says that the failure is a passing one: others were at work on the workspace, and came first.
+	TryAgain bool `json:"try_again"`
+}
+
+type serverProblem struct {
+	Server string `json:"server"`
+	Error  string `json:"error"`
+}
+
+func newBackupCommand(a *app) *cobra.Command {
+	var opts backupOptions
+	command := &cobra.Command{
+		Use:   "backup WORKSPACE... | --all",
+		Short: "Take snapshots now",
+		Long: `Take a snapshot of each workspace named, or of all. A workspace is a database of a configured server that fits
+its include and exclude patterns. It is named by the database, or by server/database where several servers have
+one of that name.
+
+Servers are worked on side by side, the workspaces of one server one at a time (--jobs). A workspace that fails
+does not stop the others. A snapshot gives way when a statement that changes a table has to wait for it.
+
+Sequence and manifest hash of each snapshot are a witness: kept outside the repository, they prove that the
+newest snapshot was not removed.
+
+Exit codes: 0 done; 1 failed for all; 2 wrong usage or configuration, or an unknown workspace; 3 done for some
+workspaces, failed for others.`,
+		Example: `  hourvault backup --all
+  hourvault backup acme globex
+  hourvault backup eu-1/acme --json`,
+		ValidArgsFunction: a.completeWorkspaces(0),
+		RunE: func(command *cobra.Command, args []string) error {
+			opts.workspaces = args
+			return runBackup(command.Context(), a, opts)
+		},
+	}
+	command.Flags().BoolVar(&opts.all, "all", false, "all workspaces of all servers")
+	command.Flags().IntVar(&opts.jobs, "jobs", scheduler.DefaultPerServer, "snapshots of one server taken at the same time")
+	return command
+}
+
+func (o *backupOptions) check() error {
+	switch {
+	case o.all && len(o.workspaces) > 0:
+		return usagef("--all and names of workspaces exclude each other: give one of them")
+	case !o.all && len(o.workspaces) == 0:
+		return usagef("say what to back up: names of workspaces, or --all")
+	case o.jobs < 1:
+		return usagef("--jobs is %d: it must be at least 1", o.jobs)
+	}
+	return nil
+}
+
+// liveWorkspace is a workspace as it is found on a server.
+type liveWorkspace struct {
+	server   *postgres.Server
+	database postgres.DatabaseEntry
+	name     string
+}
+
+func (w liveWorkspace) qualified() string { return w.server.Name() + "/" + string(w.database.Name) }
+
+func runBackup(ctx context.Context, a *app, opts backupOptions) error {
+	if err := opts.check(); err != nil {
+		return err
+	}
+	loaded, err := a.loadConfig()
+	if err != nil {
+		return err
+	}
+	if len(loaded.Servers) == 0 {
+		return usagef("%s names no servers: add one to back up", loaded.File)
+	}
+	repo, done, err := a.openRepository(ctx, loaded, readWrite)
+	if err != nil {
+		return err
+	}
+	defer done()
+	found, err := a.discover(ctx, loaded)
+	if err != nil {
+		return err
+	}
+	picked, err := found.pick(loaded, opts.workspaces)
+	if err != nil {
+		return err
+	}
+
+	result := backupDocument{Workspaces: make([]backupResult, len(picked)), Servers: []serverProblem{}}
+	if opts.all {
+		for _, problem := range found.problems {
+			result.Servers = append(result.Servers, problem)
+			result.Failed++
+		}
+	}
+	a.takeSnapshots(ctx, repo, picked, opts, result.Workspaces)
+	for _, one := range result.Workspaces {
+		if one.Status == statusDone {
+			result.Done++
+		} else {
+			result.Failed++
+		}
+	}
+	if a.global.json {
+		err = a.answer(result)
+	} else {
+		err = a.printBackup(result)
+	}
+	switch {
+	case err != nil:
+		return err
+	case result.Failed == 0:
+		return nil
+	}
+	return result.failure(ctx)
+}
+
+// failure says in one line what the results mean together.
+func (d *backupDocument) failure(ctx context.Context) error {
+	if len(d.Workspaces) == 1 && len(d.Servers) == 0 {
+		return fmt.Errorf("no snapshot of %s was taken: %s", console.Printable(d.Workspaces[0].Workspace), d.Workspaces[0].Error)
+	}
+	var parts []string
+	if failed := d.Failed - len(d.Servers); failed > 0 {
+		parts = append(parts, fmt.Sprintf("%d of %d workspaces have no new snapshot", failed, len(d.Workspaces)))
+	}
+	if len(d.Servers) > 0 {
+		parts = append(parts, fmt.Sprintf("%d servers could not be asked for their databases", len(d.Servers)))
+	}
+	message := strings.Join(parts, ", and ") + ", see above"
+	if stop := stopped(ctx); stop != nil {
+		message = stop.Error() + ": " + message
+	}
+	if d.Done > 0 {
+		return &partialError{message}
+	}
+	return errors.New(message)
+}
+
+// discovery is what the servers say about their databases.
+type discovery struct {
+	// workspaces are the selected databases, by the order of servers in the configuration, then by name.
+	workspaces []liveWorkspace
+	// others are the databases that are not selected.
+	others   []liveWorkspace
+	problems []serverProblem
+}
+
+// discover asks all servers for their databases. A server that does not answer is a problem of its own.
+func (a *app) discover(ctx context.Context, loaded *config.Config) (*discovery, error) {
+	servers := make([]*postgres.Server, len(loaded.Servers))
+	lists := make([][]postgres.DatabaseEntry, len(loaded.Servers))
+	failures := make([]error, len(loaded.Servers))
+	for i := range loaded.Servers {
+		var err error
+		if servers[i], err = a.openServer(&loaded.Servers[i]); err != nil {
+			return nil, err
+		}
+	}
+	var group errgroup.Group
+	for i, server := range servers {
+		group.Go(func() error {
+			lists[i], failures[i] = server.Databases(ctx)
+			return nil
+		})
+	}
+	_ = group.Wait()
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	found := &discovery{}
+	names := map[catalog.Text]int{}
+	for i, server := range servers {
+		if failures[i] != nil {
+			found.problems = append(found.problems, serverProblem{Server: server.Name(), Error: safe(failures[i].Error())})
+		}
+		for _, database := range lists[i] {
+			live := liveWorkspace{server: server, database: database}
+			if !isCandidate(database) || !loaded.Servers[i].Workspaces.Selects(string(database.Name)) {
+				found.others = append(found.others, live)
+				continue
+			}
+			found.workspaces = append(found.workspaces, live)
+			names[database.Name]++
+		}
+	}
+	for i := range found.workspaces {
+		w := &found.workspaces[i]
+		w.name = string(w.database.Name)
+		if names[w.database.Name] > 1 {
+			w.name = w.qualified()
+		}
+	}
+	return found, nil
+}
+
+// isCandidate says whether a database can be a workspace at all: PostgreSQL's own templates hold nobody's data, and
+// what a restore has not finished is no database yet.
+func isCandidate(database postgres.DatabaseEntry) bool {
+	return database.Name != "template0" && database.Name != "template1" && !strings.HasPrefix(string(database.Name), restore.TemporaryPrefix)
+}
+
+// pick returns the workspaces that names mean, each once, or all when there are none.
+func (d *discovery) pick(loaded *config.Config, names []string) ([]liveWorkspace, error) {
+	if len(names) == 0 {
+		if len(d.workspaces) == 0 && len(d.problems) == 0 {
+			return nil, usagef("no database of any server fits the patterns under servers: workspaces: include in %s", loaded.File)
+		}
+		return d.workspaces, nil
+	}
+	var picked []liveWorkspace
+	for _, name := range names {
+		means := func(w liveWorkspace) bool { return name == string(w.database.Name) || name == w.qualified() }
+		var fits []liveWorkspace
+		for _, live := range d.workspaces {
+			if means(live) {
+				fits = append(fits, live)
+			}
+		}
+		switch {
+		case len(fits) > 1:
+			var list []string
+			for _, live := range fits {
+				list = append(list, console.Printable(live.qualified()))
+			}
+			return nil, usagef("%s means several workspaces: write one of %s", console.Printable(name), strings.Join(list, ", "))
+		case len(fits) == 0:
+			return nil, d.notFound(name, means)
+		}
+		if !slices.ContainsFunc(picked, func(w liveWorkspace) bool { return w.qualified() == fits[0].qualified() }) {
+			picked = append(picked, fits[0])
+		}
+	}
+	return picked, nil
+}
+
+func (d *discovery) notFound(name string, means func(liveWorkspace) bool) error {
+	if i := slices.IndexFunc(d.others, means); i >= 0 {
+		return usagef("database %s on server %s is no workspace: the server's include and exclude patterns leave it out", console.Printable(string(d.others[i].database.Name)), d.others[i].server.Name())
+	}
+	if len(d.problems) > 0 {
+		return fmt.Errorf("no workspace %s on the servers that answer; server %s does not: %s", console.Printable(name), d.problems[0].Server, d.problems[0].Error)
+	}
+	return usagef("no server has a workspace %s: hourvault doctor lists the databases of each", console.Printable(name))
+}
+
+// takeSnapshots fills results, one for each workspace.
+func (a *app) takeSnapshots(ctx context.Context, repo *repository.Repository, picked []liveWorkspace, opts backupOptions, results []backupResult) {
+	bar := newBackupBar(a, picked)
+	jobs := make([]scheduler.Job, len(picked))
+	for i, live := range picked {
+		result := &results[i]
+		result.workspaceDocument = workspaceDocument{Workspace: safe(live.name), Server: live.server.Name(), Database: live.database.Name}
+		jobs[i] = scheduler.Job{Server: live.server.Name(), Run: func(ctx context.Context) error {
+			taken, err := backup.Run(ctx, live.server, live.database, repo, backup.Options{
+				Holder: holder(), Version: buildVersion().Version, Progress: func(p backup.Progress) { bar.report(i, p.Bytes, p.BytesTotal) },
+			})
+			bar.end(i)
+			result.ReadBytes = bar.read(i)
+			if err != nil {
+				if len(picked) > 1 { // the error of a single one ends the command, and is printed there
+					bar.note(fmt.Sprintf("hourvault: %s: %v", console.Printable(live.name), err))
+				}
+				return err
+			}
+			result.WorkspaceID, result.NewWorkspace = taken.Workspace.ID().String(), taken.NewWorkspace
+			result.Snapshot = describeSnapshot(taken.Snapshot)
+			return nil
+		}}
+	}
+	outcomes := scheduler.Run(ctx, jobs, scheduler.Limits{PerServer: opts.jobs})
+	var failed error
+	for i, outcome := range outcomes {
+		result := &results[i]
+		result.DurationNS = outcome.Duration
+		result.Status = statusDone
+		if outcome.Err != nil {
+			if failed == nil {
+				failed = outcome.Err
+			}
+			result.Status, result.Error, result.TryAgain = statusFailed, safe(outcome.Err.Error()), passes(outcome.Err)
+			if errors.Is(outcome.Err, scheduler.ErrNotBegun) {
+				result.Status, result.TryAgain = statusNotBegun, true
+			}
+		}
+		a.logBackup(result, outcome.Err)
+	}
+	bar.finish(failed)
+}
+
+// passes says whether a failure is of a kind that goes away by itself.
+func passes(err error) bool {
+	var (
+		gaveWay   *postgres.GaveWayError
+		timeout   *postgres.LockTimeoutError
+		unsettled *postgres.UnsettledError
+		lease     *repository.LeaseHeldError
+		stop      *stopError
+	)
+	return errors.As(err, &gaveWay) || errors.As(err, &timeout) || errors.As(err, &unsettled) || errors.As(err, &lease) || errors.As(err, &stop)
+}
+
+func (a *app) logBackup(result *backupResult, err error) {
+	logger := a.logger.With(zap.String("workspace", result.Workspace), zap.String("server", result.Server), zap.Duration("duration", result.DurationNS))
+	if err != nil {
+		if !a.peopleWatch() { // people have read it already
+			logger.Error("snapshot failed", zap.Bool("try_again", result.TryAgain), zap.Error(err))
+		}
+		return
+	}
+	s := result.Snapshot
+	logger.Info("snapshot taken", zap.String("snapshot", s.Snapshot), zap.Time("snapshot_time", s.Time), zap.Uint64("sequence", s.Sequence),
+		zap.String("manifest_sha256", s.ManifestSHA256), zap.Uint64("rows", s.Rows), zap.Int64("read_bytes", result.ReadBytes),
+		zap.Uint64("new_bytes", s.NewBytes), zap.Uint64("stored_bytes", s.StoredBytes), zap.Int("warnings", len(s.Warnings)))
+	if !a.peopleWatch() {
+		for _, warning := range s.Warnings {
+			logger.Warn("snapshot warning", zap.String("snapshot", s.Snapshot), zap.String("code", warning.Code),
+				zap.String("object", safe(string(warning.Object))), zap.String("message", safe(string(warning.Message))))
+		}
+	}
+}
+
+func (a *app) printBackup(result backupDocument) error {
+	again := false
+	for _, problem := range result.Servers {
+		a.say("hourvault: server %s: %s", problem.Server, problem.Error)
+	}
+	table := console.NewTable(a.streams.Out, "WORKSPACE", "SNAPSHOT", "TIME", "ROWS", "READ", "NEW", "STORED", "DURATION", "SEQ", "MANIFEST SHA-256")
+	for _, one := range result.Workspaces {
+		if one.Status != statusDone {
+			again = again || one.TryAgain
+			if one.Status == statusNotBegun && len(result.Workspaces) > 1 {
+				a.say("hourvault: %s: %s", console.Printable(one.Workspace), one.Error)
+			}
+			continue
+		}
+		s := one.Snapshot
+		for _, warning := range s.Warnings {
+			a.say("hourvault: %s: warning: %s", console.Printable(one.Workspace), warningLine(warning))
+		}
+		table.Row(one.Workspace, s.Snapshot, a.formatTime(s.Time), strconv.FormatUint(s.Rows, 10), console.FormatSize(one.ReadBytes), size(s.NewBytes),
+			size(s.StoredBytes), console.FormatDuration(one.DurationNS), strconv.FormatUint(s.Sequence, 10), s.ManifestSHA256)
+	}
+	if again {
+		a.say("hourvault: others were at work and came first: run the same command again later")
+	}
+	if result.Done == 0 {
+		return nil
+	}
+	return table.Flush()
+}
+
+// backupBar shows the progress of several snapshots as one.
+type backupBar struct {
+	bar *console.Progress
+
+	mutex  sync.Mutex
+	done   []int64
+	totals []int64
+}
+
+// newBackupBar begins a bar. What is not begun yet counts with the database's size on disk.
+func newBackupBar(a *app, picked []liveWorkspace) *backupBar {
+	title := fmt.Sprintf("backup of %d workspaces", len(picked))
+	if len(picked) == 1 {
+		title = "backup " + picked[0].name
+	}
+	b := &backupBar{done: make([]int64, len(picked)), totals: make([]int64, len(picked))}
+	var total int64
+	for i, live := range picked {
+		b.totals[i] = max(0, live.database.SizeBytes)
+		total += b.totals[i]
+	}
+	b.bar = a.progress(title, console.Bytes, total)
+	return b
+}
+
+// report says how much of a workspace was read. Reports may come late and out of order.
+func (b *backupBar) report(i int, done, total int64) {
+	b.mutex.Lock()
+	defer b.mutex.Unlock()
+	if done > b.done[i] {
+		b.bar.Add(done - b.done[i])
+		b.done[i] = done
+	}
+	b.totals[i] = max(total, b.done[i])
+	b.retotal()
+}
+
+// end says that nothing more of a workspace will be read.
+func (b *backupBar) end(i int) {
+	b.mutex.Lock()
+	defer b.mutex.Unlock()
+	b.totals[i] = b.done[i]
+	b.retotal()
+}
+
+func (b *backupBar) retotal() {
+	var sum int64
+	for _, total := range b.totals {
+		sum += total
+	}
+	b.bar.SetTotal(sum)
+}
+
+func (b *backupBar) read(i int) int64 {
+	b.mutex.Lock()
+	defer b.mutex.Unlock()
+	return b.done[i]
+}
+
+func (b *backupBar) note(line string) { b.bar.Note(line) }
+
+func (b *backupBar) finish(err error) { b.bar.Finish(err) }
