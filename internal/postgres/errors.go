@@ -21,6 +21,9 @@ const (
 	stateProgramLimitExceeded = "54000"
 	stateTransactionTimeout   = "25P04"
 	stateDeadlock             = "40P01"
+	stateInternalError        = "XX000"
+	stateDataCorrupted        = "XX001"
+	stateIndexCorrupted       = "XX002"
 )
 
 func hasState(err error, states ...string) bool {
@@ -262,8 +265,9 @@ func (e *OrderError) Error() string {
 		printable(e.Table), e.From, to, e.CTID, e.Problem)
 }
 
-// RowTooLargeError says that a row cannot be read because its text would exceed 1 GB, neither by hourvault nor by
-// pg_dump.
+// RowTooLargeError says that the server could not send a row, neither to hourvault nor to pg_dump: its text would exceed
+// 1 GB, or, where Err is an internal error of the server (class XX), the row may be damaged instead: PostgreSQL reports an
+// allocation that is too large in the same way.
 type RowTooLargeError struct {
 	Table string
 	// CTID is where the row lies; empty when that could not be found out.
@@ -281,8 +285,12 @@ func (e *RowTooLargeError) Error() string {
 	if e.CTID != "" {
 		where = "the row at ctid " + e.CTID
 	}
-	return fmt.Sprintf("read %s: %s is larger than PostgreSQL can send (1 GB as text): the database cannot be backed up until it is made smaller: %v",
-		printable(e.Table), where, e.Err)
+	why := "its text is larger than 1 GB"
+	if hasState(e.Err, stateInternalError, stateDataCorrupted, stateIndexCorrupted) {
+		why = "its text is larger than 1 GB, or it is damaged"
+	}
+	return fmt.Sprintf("read %s: PostgreSQL cannot send %s, because %s: the database cannot be backed up until that row is mended: %v",
+		printable(e.Table), where, why, e.Err)
 }
 
 func (e *RowTooLargeError) Unwrap() error { return e.Err }

@@ -133,7 +133,7 @@ func (r *Reader) copy(ctx context.Context, table *catalog.Table, query string, w
 		return finish()
 	case sink.err != nil:
 		return sink.err // the connection is closed now; the caller's error, or an *OrderError
-	case r.snapshot.ctx.Err() == nil && hasState(err, stateProgramLimitExceeded):
+	case r.snapshot.ctx.Err() == nil && hasState(err, stateProgramLimitExceeded, stateInternalError, stateDataCorrupted, stateIndexCorrupted):
 		return tooLarge(joined, err)
 	}
 	return fmt.Errorf("read %s: %w", printable(name(table)), r.snapshot.reason(err))
@@ -182,11 +182,10 @@ func (r *Reader) tooLarge(ctx context.Context, table *catalog.Table, s *rowSplit
 	if s.any {
 		last = s.last
 	}
-	condition := ""
 	if table.Kind == catalog.KindExtensionConfig {
 		return large // the condition decides which row is next
 	}
-	query := fmt.Sprintf("select ctid::text from only %s where ctid > '%s'%s order by ctid limit 1", name(table), last, condition)
+	query := fmt.Sprintf("select ctid::text from only %s where ctid > '%s' order by ctid limit 1", name(table), last)
 	_ = r.conn.QueryRow(ctx, query).Scan(&large.CTID) // without it the range is all that is known
 	return large
 }
