@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"go.uber.org/goleak"
+
+	"github.com/hourvault/hourvault/internal/serverprocess"
 )
 
 // Main is the body of a package's TestMain: it runs the tests, stops every server they started, fails the run when a
@@ -15,7 +17,7 @@ import (
 // Goroutines are counted after the servers are gone, so idle connections of an HTTP client to them are not taken for a
 // leak; a connection pool that nobody closed is one.
 func Main(m *testing.M) {
-	if err := removeAbandoned(os.TempDir()); err != nil {
+	if err := serverprocess.RemoveAbandoned(os.TempDir()); err != nil {
 		fmt.Fprintf(os.Stderr, "testenv: remove what earlier tests left: %v\n", err)
 	}
 	code := m.Run()
@@ -44,7 +46,7 @@ var shared = &environment{}
 // environment is what one test process has started.
 type environment struct {
 	mu       sync.Mutex
-	dir      *workDir // made on first use
+	dir      *serverprocess.WorkDir // made on first use
 	clusters map[int]*started[*Cluster]
 	s3       map[string]*started[*S3Server]
 	stops    []func() error
@@ -91,11 +93,11 @@ func (e *environment) atEnd(stop func() error) {
 }
 
 // work returns the directory all servers of the process keep their files in.
-func (e *environment) work() (*workDir, error) {
+func (e *environment) work() (*serverprocess.WorkDir, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.dir == nil {
-		dir, err := newWorkDir(os.TempDir())
+		dir, err := serverprocess.NewWorkDir(os.TempDir())
 		if err != nil {
 			return nil, err
 		}
@@ -116,7 +118,7 @@ func (e *environment) stop() error {
 	}
 	stopping.Wait()
 	if e.dir != nil {
-		errs[len(e.stops)] = e.dir.remove()
+		errs[len(e.stops)] = e.dir.Remove()
 	}
 	e.stops, e.dir, e.clusters, e.s3 = nil, nil, nil, nil
 	for _, err := range errs {

@@ -18,6 +18,9 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"golang.org/x/sys/unix"
+
+	"github.com/hourvault/hourvault/internal/postgres/throwaway"
+	"github.com/hourvault/hourvault/internal/serverprocess"
 )
 
 const (
@@ -41,7 +44,7 @@ type S3Server struct {
 	KMSKeyID  string // key for SSE-KMS; empty for a server without it
 
 	dir     string
-	process *process
+	process *serverprocess.Process
 }
 
 // VersityGW returns the Versity S3 Gateway that all tests of this process share, and starts it on first use. It has
@@ -129,10 +132,10 @@ func (s *S3Server) newBucket(t testing.TB, input *s3.CreateBucketInput) string {
 }
 
 // PID returns the process id of the server.
-func (s *S3Server) PID() int { return s.process.pid }
+func (s *S3Server) PID() int { return s.process.PID() }
 
 // Log returns the last 8 KiB of what the server printed.
-func (s *S3Server) Log() string { return s.process.logTail() }
+func (s *S3Server) Log() string { return s.process.LogTail() }
 
 // client returns a client with the server's credentials and a function that closes its connections.
 func (s *S3Server) client() (*s3.Client, func()) {
@@ -159,7 +162,7 @@ func sharedS3(t testing.TB, name string, command s3Command) *S3Server {
 	slot.once.Do(func() {
 		slot.server, slot.err = startS3(name, command)
 		if slot.err == nil {
-			shared.atEnd(func() error { return slot.server.process.stop(syscall.SIGTERM) })
+			shared.atEnd(func() error { return slot.server.process.Stop(syscall.SIGTERM) })
 		}
 	})
 	if slot.err != nil {
@@ -174,7 +177,7 @@ func startS3(name string, command s3Command) (*S3Server, error) {
 	if err != nil {
 		return nil, errMissing{err}
 	}
-	as, err := serverIdentity()
+	as, err := serverprocess.Unprivileged()
 	if err != nil {
 		return nil, err
 	}
@@ -194,12 +197,12 @@ func startS3(name string, command s3Command) (*S3Server, error) {
 	}
 }
 
-func tryS3(name, program string, work *workDir, as identity, command s3Command) (*S3Server, error) {
-	dir, err := work.subdirectory(name+"-*", as)
+func tryS3(name, program string, work *serverprocess.WorkDir, as serverprocess.Identity, command s3Command) (*S3Server, error) {
+	dir, err := work.Subdirectory(name+"-*", as)
 	if err != nil {
 		return nil, err
 	}
-	port, err := freePort()
+	port, err := throwaway.FreePort()
 	if err != nil {
 		return nil, err
 	}
@@ -215,31 +218,31 @@ func tryS3(name, program string, work *workDir, as identity, command s3Command) 
 		return nil, err
 	}
 	environment = append(environment, "HOME="+dir, "PATH=/usr/bin:/bin", "TMPDIR="+dir)
-	server.process, err = startProcess(as, dir, environment, syscall.SIGKILL, commandLine[0], commandLine[1:]...)
+	server.process, err = serverprocess.Start(as, dir, environment, syscall.SIGKILL, commandLine[0], commandLine[1:]...)
 	if err != nil {
 		return nil, err
 	}
 	client, done := server.client()
 	defer done()
-	err = server.process.awaitReady(context.Background(), func(ctx context.Context) error {
+	err = server.process.AwaitReady(context.Background(), func(ctx context.Context) error {
 		// One attempt each: the SDK's own retries wait longer than a start takes.
 		_, err := client.ListBuckets(ctx, &s3.ListBucketsInput{}, func(o *s3.Options) { o.RetryMaxAttempts = 1 })
 		return err
 	})
 	if err != nil {
-		return nil, errors.Join(err, server.process.stop(syscall.SIGKILL))
+		return nil, errors.Join(err, server.process.Stop(syscall.SIGKILL))
 	}
 	return server, nil
 }
 
 // ownAll gives the directories directly in dir to the identity.
-func ownAll(dir string, as identity) error {
+func ownAll(dir string, as serverprocess.Identity) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return fmt.Errorf("prepare a server: %w", err)
 	}
 	for _, entry := range entries {
-		if err := as.own(filepath.Join(dir, entry.Name())); err != nil {
+		if err := as.Own(filepath.Join(dir, entry.Name())); err != nil {
 			return err
 		}
 	}

@@ -12,11 +12,14 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/jackc/pgx/v5"
+
+	"github.com/hourvault/hourvault/internal/serverprocess"
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
@@ -321,60 +324,21 @@ func TestServerEndsWithTheTestProcess(t *testing.T) {
 	if !found || err != nil {
 		t.Fatalf("the child named no server:\n%s", output)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), startTimeout)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	if err := awaitGone(ctx, pid); err != nil {
+	if err := serverprocess.AwaitGone(ctx, pid); err != nil {
 		t.Error(err)
 	}
 
-	left, err := filepath.Glob(filepath.Join(temporary, workDirPattern))
+	left, err := filepath.Glob(filepath.Join(temporary, "hourvault-*"))
 	if err != nil || len(left) != 1 {
 		t.Fatalf("the child left %v (%v), want one directory", left, err)
 	}
-	if err := removeAbandoned(temporary); err != nil {
+	if err := serverprocess.RemoveAbandoned(temporary); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(left[0]); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("%s is still there after cleaning up: %v", left[0], err)
-	}
-}
-
-func TestDirectoryOfALivingProcessIsNotRemoved(t *testing.T) {
-	dir, err := newWorkDir("/tmp")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := removeAbandoned("/tmp"); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Stat(dir.path); err != nil {
-		t.Errorf("the directory in use is gone: %v", err)
-	}
-	if err := dir.remove(); err != nil {
-		t.Error(err)
-	}
-}
-
-func TestWorkDirAvoidsPlacesServersCannotUse(t *testing.T) {
-	closed := t.TempDir()
-	if err := os.Chmod(closed, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	long := filepath.Join(t.TempDir(), strings.Repeat("x", 80))
-	if err := os.Mkdir(long, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	for _, base := range []string{closed, long} {
-		dir, err := newWorkDir(base)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if filepath.Dir(dir.path) != "/tmp" {
-			t.Errorf("below %s it is %s, want it in /tmp", base, dir.path)
-		}
-		if err := dir.remove(); err != nil {
-			t.Error(err)
-		}
 	}
 }
 

@@ -1,4 +1,4 @@
-package testenv
+package serverprocess
 
 import (
 	"bytes"
@@ -22,8 +22,8 @@ const (
 	pollInterval = 20 * time.Millisecond
 )
 
-// process is a running server program. Its output goes to a log file.
-type process struct {
+// Process is a running server program. Its output goes to a log file.
+type Process struct {
 	name string
 	log  string // path of the log file
 	pid  int
@@ -31,23 +31,23 @@ type process struct {
 	err  error         // how it ended; read after done is closed
 }
 
-// startProcess runs a program as the identity, in directory dir and with exactly the given environment, its output
-// appended to the file "log" in dir. The program gets deathSignal should the test process die.
-func startProcess(as identity, dir string, environment []string, deathSignal syscall.Signal, program string, arguments ...string) (*process, error) {
+// Start runs a program as the Identity, in directory dir and with exactly the given environment, its output
+// appended to the file "log" in dir. The program gets deathSignal should this process die.
+func Start(as Identity, dir string, environment []string, deathSignal syscall.Signal, program string, arguments ...string) (*Process, error) {
 	name := filepath.Base(program)
 	logPath := filepath.Join(dir, "log")
 	logFile, err := os.OpenFile(logPath, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
-	command := exec.Command(program, arguments...) // the installed server; it outlives any context of a test
+	command := exec.Command(program, arguments...) // the installed server; it ends by Stop
 	command.Dir = dir
 	command.Env = environment
 	command.Stdout = logFile
 	command.Stderr = logFile
-	command.SysProcAttr = as.processAttributes(deathSignal)
+	command.SysProcAttr = as.Attributes(deathSignal)
 
-	p := &process{name: name, log: logPath, done: make(chan struct{})}
+	p := &Process{name: name, log: logPath, done: make(chan struct{})}
 	launched := make(chan error)
 	go func() {
 		// The death signal is tied to the thread that starts the program, not to the process (prctl(2),
@@ -74,9 +74,9 @@ func startProcess(as identity, dir string, environment []string, deathSignal sys
 	return p, nil
 }
 
-// awaitReady calls ready until it returns nil, and fails when the program ends or does not become ready in time. The
+// AwaitReady calls ready until it returns nil, and fails when the program ends or does not become ready in time. The
 // error then ends with the last lines of the program's log.
-func (p *process) awaitReady(ctx context.Context, ready func(context.Context) error) error {
+func (p *Process) AwaitReady(ctx context.Context, ready func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	poll := time.NewTicker(pollInterval)
@@ -88,17 +88,17 @@ func (p *process) awaitReady(ctx context.Context, ready func(context.Context) er
 		}
 		select {
 		case <-p.done:
-			return fmt.Errorf("%s ended while starting (%v); its log:\n%s", p.name, p.err, p.logTail())
+			return fmt.Errorf("%s ended while starting (%v); its log:\n%s", p.name, p.err, p.LogTail())
 		case <-ctx.Done():
-			return fmt.Errorf("%s did not become ready within %s: %w; its log:\n%s", p.name, startTimeout, last, p.logTail())
+			return fmt.Errorf("%s did not become ready within %s: %w; its log:\n%s", p.name, startTimeout, last, p.LogTail())
 		case <-poll.C:
 		}
 	}
 }
 
-// stop sends the signal and waits until the program has ended; when that takes too long it is killed, which is an
+// Stop sends the signal and waits until the program has ended; when that takes too long it is killed, which is an
 // error. A program that has ended already is fine.
-func (p *process) stop(signal syscall.Signal) error {
+func (p *Process) Stop(signal syscall.Signal) error {
 	if err := syscall.Kill(p.pid, signal); err != nil && !errors.Is(err, syscall.ESRCH) {
 		return fmt.Errorf("stop %s: %w", p.name, err)
 	}
@@ -114,11 +114,11 @@ func (p *process) stop(signal syscall.Signal) error {
 		return fmt.Errorf("kill %s: %w", p.name, err)
 	}
 	<-p.done
-	return fmt.Errorf("%s did not stop within %s and was killed; its log:\n%s", p.name, stopTimeout, p.logTail())
+	return fmt.Errorf("%s did not stop within %s and was killed; its log:\n%s", p.name, stopTimeout, p.LogTail())
 }
 
-// awaitGone waits until no process of the id is left, other than one that has ended and was not waited for.
-func awaitGone(ctx context.Context, pid int) error {
+// AwaitGone waits until no process of the id is left, other than one that has ended and was not waited for.
+func AwaitGone(ctx context.Context, pid int) error {
 	poll := time.NewTicker(pollInterval)
 	defer poll.Stop()
 	for {
@@ -140,8 +140,11 @@ func awaitGone(ctx context.Context, pid int) error {
 	}
 }
 
-// running reports whether the program has not ended yet.
-func (p *process) running() bool {
+// PID returns the process id.
+func (p *Process) PID() int { return p.pid }
+
+// Running reports whether the program has not ended yet.
+func (p *Process) Running() bool {
 	select {
 	case <-p.done:
 		return false
@@ -150,8 +153,8 @@ func (p *process) running() bool {
 	}
 }
 
-// logTail returns the last 8 KiB of the program's output.
-func (p *process) logTail() string {
+// LogTail returns the last 8 KiB of the program's output.
+func (p *Process) LogTail() string {
 	content, err := os.ReadFile(p.log)
 	if err != nil {
 		return fmt.Sprintf("(no log: %v)", err)

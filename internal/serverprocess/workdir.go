@@ -1,4 +1,4 @@
-package testenv
+package serverprocess
 
 import (
 	"errors"
@@ -11,8 +11,8 @@ import (
 )
 
 const (
-	// workDirPattern names the directories of test processes below the temporary directory.
-	workDirPattern = "hv-test-*"
+	// workDirPattern names the directories of this package below the temporary directory.
+	workDirPattern = "hourvault-*"
 	// lockName is the file in a work directory that its process holds locked while it lives.
 	lockName = "lock"
 	// longestSocketDir is how long a directory may be in which PostgreSQL makes its socket, in bytes: sun_path holds 107
@@ -21,16 +21,16 @@ const (
 	longestSocketDir = 107 - len("/.s.PGSQL.65535") - 24
 )
 
-// workDir is a temporary directory of this process, open to the unprivileged user that servers run as. A lock on a file
+// WorkDir is a temporary directory of this process, open to the unprivileged user that servers run as. A lock on a file
 // in it, which the kernel drops with the process, tells a later process whether it is still used.
-type workDir struct {
+type WorkDir struct {
 	path string
 	lock *os.File
 }
 
-// newWorkDir makes a work directory below base, or below /tmp when base is too long for sockets or closed to the user
+// NewWorkDir makes a work directory below base, or below /tmp when base is too long for sockets or closed to the user
 // that servers run as.
-func newWorkDir(base string) (*workDir, error) {
+func NewWorkDir(base string) (*WorkDir, error) {
 	if len(base)+len("/")+len(workDirPattern)+10 > longestSocketDir || !reachable(base) {
 		base = "/tmp"
 	}
@@ -45,7 +45,7 @@ func newWorkDir(base string) (*workDir, error) {
 	if err := os.Chmod(path, 0o755); err != nil { // the servers' user must pass through
 		return nil, errors.Join(fmt.Errorf("open the directory for servers: %w", err), lock.Close(), os.RemoveAll(path))
 	}
-	return &workDir{path: path, lock: lock}, nil
+	return &WorkDir{path: path, lock: lock}, nil
 }
 
 // errInUse says that a living process holds a work directory.
@@ -66,28 +66,28 @@ func lockWorkDir(path string) (*os.File, error) {
 	return lock, nil
 }
 
-// remove deletes the directory and all in it, and gives up its lock.
-func (d *workDir) remove() error {
+// Remove deletes the directory and all in it, and gives up its lock.
+func (d *WorkDir) Remove() error {
 	if err := os.RemoveAll(d.path); err != nil {
 		return errors.Join(fmt.Errorf("remove the files of servers: %w", err), d.lock.Close())
 	}
 	return d.lock.Close()
 }
 
-// subdirectory makes a directory for one server, owned by the user it runs as.
-func (d *workDir) subdirectory(pattern string, as identity) (string, error) {
+// Subdirectory makes a directory for one server, owned by the user it runs as.
+func (d *WorkDir) Subdirectory(pattern string, as Identity) (string, error) {
 	path, err := os.MkdirTemp(d.path, pattern)
 	if err != nil {
 		return "", fmt.Errorf("make a directory for a server: %w", err)
 	}
-	if err := as.own(path); err != nil {
+	if err := as.Own(path); err != nil {
 		return "", errors.Join(err, os.RemoveAll(path))
 	}
 	return path, nil
 }
 
-// removeAbandoned deletes the work directories below base whose process is gone: it was killed, or ended by a timeout.
-func removeAbandoned(base string) error {
+// RemoveAbandoned deletes the work directories below base whose process is gone: it was killed, or ended by a timeout.
+func RemoveAbandoned(base string) error {
 	paths, err := filepath.Glob(filepath.Join(base, workDirPattern))
 	if err != nil {
 		return fmt.Errorf("look for abandoned directories in %s: %w", base, err)
