@@ -16,7 +16,8 @@ cp "$root/.golangci.yml" .
 # Only imports matter, so every package is an empty stand-in and nothing has to compile against the real ones.
 printf 'module %s\n\ngo 1.26.0\n' "$project" >go.mod
 packages=(backup restore scheduler crypto cmd/hourvault internal/repository internal/objectstore internal/postgres
-	internal/catalog internal/config internal/console internal/timeexpr internal/testenv internal/objectstore/storetest)
+	internal/catalog internal/config internal/console internal/timeexpr internal/testenv internal/objectstore/storetest
+	internal/serverprocess internal/postgres/throwaway)
 for package in "${packages[@]}"; do
 	mkdir -p "$package"
 	printf '// Package %s stands in for the real one.\npackage %s\n' "${package##*/}" "${package##*/}" >"$package/stand_in.go"
@@ -84,6 +85,9 @@ done
 for outside in internal/repository internal/objectstore internal/catalog crypto scheduler cmd/hourvault; do
 	forbid $outside .go /github.com/jackc/pgx/v5
 done
+for above in internal/catalog internal/postgres internal/config internal/testenv backup; do
+	forbid internal/serverprocess .go $above
+done
 forbid crypto .go /math/rand
 forbid backup .go /log
 forbid backup .go /testing
@@ -112,6 +116,9 @@ allow internal/postgres .go internal/catalog
 allow internal/postgres .go /github.com/jackc/pgx/v5
 allow internal/objectstore .go /github.com/aws/aws-sdk-go-v2
 allow internal/objectstore _test.go internal/testenv
+allow internal/postgres/throwaway .go internal/serverprocess
+allow internal/testenv .go internal/postgres/throwaway
+allow internal/testenv .go internal/serverprocess
 allow internal/testenv .go /github.com/jackc/pgx/v5
 
 report=$(GOFLAGS=-mod=mod GOPROXY=off "$linter" run --default=none --enable=depguard --output.text.path=stdout --show-stats=false ./... 2>&1 || true)
