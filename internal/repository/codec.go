@@ -48,10 +48,10 @@ func (c *codec) compress(plain []byte) []byte {
 func (c *codec) decompress(text []byte, plainSize int) ([]byte, error) {
 	plain, err := c.decoder.DecodeAll(text, make([]byte, 0, plainSize))
 	if err != nil {
-		return nil, fmt.Errorf("decompress: %w", err)
+		return nil, fmt.Errorf("decompress: %w: %w", errMalformed, err)
 	}
 	if len(plain) != plainSize {
-		return nil, fmt.Errorf("decompress: %d bytes instead of %d", len(plain), plainSize)
+		return nil, fmt.Errorf("decompress: %d bytes instead of %d: %w", len(plain), plainSize, errMalformed)
 	}
 	return plain, nil
 }

@@ -386,7 +386,7 @@ func (s *Snapshot) prefetch(ctx context.Context, page *listingPage) error {
 			break
 		}
 		group.Go(func() error {
-			_, err := s.cache.get(ctx, s.parts, chunk.PartRef)
+			_, err := s.cache.get(ctx, s.parts, crypto.KindChunk, chunk.PartRef)
 			return err
 		})
 	}
@@ -399,7 +399,7 @@ func (s *Snapshot) writeBlock(ctx context.Context, page *listingPage, block *blo
 		if chunk >= len(page.chunks) {
 			return errMalformed
 		}
-		plain, err := s.cache.get(ctx, s.parts, page.chunks[chunk].PartRef)
+		plain, err := s.cache.get(ctx, s.parts, crypto.KindChunk, page.chunks[chunk].PartRef)
 		if err != nil {
 			return err
 		}
@@ -412,12 +412,13 @@ func (s *Snapshot) writeBlock(ctx context.Context, page *listingPage, block *blo
 	return nil
 }
 
-// chunkCache holds opened chunks, the least recently used going first. A chunk that several ask for at once is read once.
+// chunkCache holds opened parts, most of them chunks, the least recently used going first. A part that several ask for at once is read
+// once.
 type chunkCache struct {
 	mu      sync.Mutex
 	limit   int
 	size    int
-	entries map[chunkID]*list.Element
+	entries map[PartRef]*list.Element
 	order   *list.List // of *cachedChunk, most recently used first
 }
 
@@ -427,20 +428,19 @@ type chunkID struct {
 }
 
 type cachedChunk struct {
-	id    chunkID
+	ref   PartRef
 	ready chan struct{}
 	plain []byte
 	err   error
 }
 
 func newChunkCache(limit int) *chunkCache {
-	return &chunkCache{limit: limit, entries: make(map[chunkID]*list.Element), order: list.New()}
+	return &chunkCache{limit: limit, entries: make(map[PartRef]*list.Element), order: list.New()}
 }
 
-func (c *chunkCache) get(ctx context.Context, parts *partReader, ref PartRef) ([]byte, error) {
-	id := chunkID{pack: ref.Pack, part: ref.Part}
+func (c *chunkCache) get(ctx context.Context, parts *partReader, kind crypto.Kind, ref PartRef) ([]byte, error) {
 	c.mu.Lock()
-	if element, known := c.entries[id]; known {
+	if element, known := c.entries[ref]; known {
 		c.order.MoveToFront(element)
 		c.mu.Unlock()
 		chunk := element.Value.(*cachedChunk)
@@ -449,21 +449,18 @@ func (c *chunkCache) get(ctx context.Context, parts *partReader, ref PartRef) ([
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}
-		if chunk.err == nil && len(chunk.plain) != int(ref.Plain) {
-			return nil, fmt.Errorf("chunk of %d bytes is listed with %d: %w", len(chunk.plain), ref.Plain, crypto.ErrNotAuthentic)
-		}
 		if chunk.err == nil || !errors.Is(chunk.err, context.Canceled) {
 			return chunk.plain, chunk.err
 		}
 		// Whoever read it was stopped; that is not this caller's error.
-		return parts.read(ctx, crypto.KindChunk, ref)
+		return parts.read(ctx, kind, ref)
 	}
-	chunk := &cachedChunk{id: id, ready: make(chan struct{})}
+	chunk := &cachedChunk{ref: ref, ready: make(chan struct{})}
 	element := c.order.PushFront(chunk)
-	c.entries[id] = element
+	c.entries[ref] = element
 	c.mu.Unlock()
 
-	plain, err := parts.read(ctx, crypto.KindChunk, ref)
+	plain, err := parts.read(ctx, kind, ref)
 
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -488,7 +485,7 @@ func (c *chunkCache) get(ctx context.Context, parts *partReader, ref PartRef) ([
 // remove forgets an element; the lock is held.
 func (c *chunkCache) remove(element *list.Element) {
 	c.order.Remove(element)
-	delete(c.entries, element.Value.(*cachedChunk).id)
+	delete(c.entries, element.Value.(*cachedChunk).ref)
 }
 
 // packsOf collects the packs that a listing page and its chunks lie in.

@@ -1,0 +1,493 @@
+package repository
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/hourvault/hourvault/crypto"
+	"github.com/hourvault/hourvault/internal/objectstore"
+)
+
+// verifyReads is how many objects of a workspace a check reads at once.
+const verifyReads = 8
+
+// workspaceVerifier checks one workspace.
+type workspaceVerifier struct {
+	v         *verifier
+	workspace *Workspace
+	parts     *partReader // of all packs that any manifest names
+
+	snapshots []*Snapshot // those that open, ascending by id
+	listed    map[SnapshotID]objectState
+	packs     map[PackName]*verifiedPack
+
+	mu       sync.Mutex
+	result   VerifiedWorkspace
+	problems []Problem
+	reported map[Problem]bool // by kind, object and message, without the snapshot
+	damaged  map[SnapshotID]bool
+}
+
+// objectState is what lies at a manifest's key.
+type objectState int
+
+const (
+	stateUnreadable objectState = iota
+	stateVoid
+	stateManifest
+)
+
+// verifiedPack is a pack that manifests name.
+type verifiedPack struct{ info PackInfo }
+
+func newWorkspaceVerifier(v *verifier, id WorkspaceID) *workspaceVerifier {
+	workspace := &Workspace{repository: v.repository, id: id, keyring: make(map[uint32]*crypto.Key)}
+	return &workspaceVerifier{
+		v: v, workspace: workspace, listed: make(map[SnapshotID]objectState), packs: make(map[PackName]*verifiedPack),
+		parts:    &partReader{workspace: workspace, keyNumbers: make(map[PackName]uint32)},
+		result:   VerifiedWorkspace{Workspace: id, Damaged: []SnapshotID{}},
+		reported: make(map[Problem]bool), damaged: make(map[SnapshotID]bool),
+	}
+}
+
+func (w *workspaceVerifier) id() WorkspaceID { return w.workspace.id }
+
+// report records a problem once, however many snapshots it shows in, and marks those as damaged.
+func (w *workspaceVerifier) report(problem Problem, damaged ...SnapshotID) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, id := range damaged {
+		w.damaged[id] = true
+	}
+	key := Problem{Kind: problem.Kind, Object: problem.Object, Message: problem.Message}
+	if problem.Kind == ProblemPackMissing {
+		key.Message = "" // once, however much refers to it
+	}
+	if w.reported[key] {
+		return
+	}
+	w.reported[key] = true
+	if problem.Snapshot.IsZero() && len(damaged) > 0 {
+		problem.Snapshot = damaged[0]
+	}
+	problem.Workspace = w.id()
+	w.problems = append(w.problems, problem)
+}
+
+func (w *workspaceVerifier) notice(notice Notice) {
+	w.mu.Lock()
+	notice.Workspace, notice.Name = w.id(), w.name()
+	w.mu.Unlock()
+	w.v.notice(notice)
+}
+
+// name is the workspace's name as far as it is known; the lock is held, or nobody else runs.
+func (w *workspaceVerifier) name() string {
+	if w.result.Server == "" && w.result.Database == "" {
+		return ""
+	}
+	return w.result.Server + "/" + string(w.result.Database)
+}
+
+func (w *workspaceVerifier) run(ctx context.Context) {
+	defer w.finish()
+	if !w.checkKeys(ctx) {
+		return
+	}
+	w.checkRecords(ctx)
+	w.checkLease(ctx)
+	// Manifests are listed before packs: all packs of a manifest that was seen were stored before it.
+	w.openManifests(ctx)
+	w.checkHistory()
+	w.checkWitnesses()
+	w.checkPacks(ctx)
+	w.checkContent(ctx)
+}
+
+// finish hands the outcome over.
+func (w *workspaceVerifier) finish() {
+	w.result.Damaged = append(w.result.Damaged, slices.SortedFunc(maps.Keys(w.damaged), compareIDs)...)
+	for _, problem := range w.problems {
+		problem.Name = w.name()
+		w.v.problem(problem)
+	}
+	w.v.mu.Lock()
+	defer w.v.mu.Unlock()
+	w.v.report.Workspaces = append(w.v.report.Workspaces, w.result)
+	for i := range w.v.report.Notices {
+		if notice := &w.v.report.Notices[i]; notice.Workspace == w.id() {
+			notice.Name = w.name()
+		}
+	}
+}
+
+func compareIDs(a, b SnapshotID) int { return strings.Compare(a.String(), b.String()) }
+
+// list yields the infos below prefix, and reports when the listing fails.
+func (w *workspaceVerifier) list(ctx context.Context, prefix string, each func(objectstore.Info)) bool {
+	for info, err := range w.v.repository.store.List(ctx, prefix) {
+		if err != nil {
+			w.report(Problem{Kind: ProblemUnreadable, Object: prefix, Message: err.Error()})
+			return false
+		}
+		each(info)
+	}
+	return true
+}
+
+// checkKeys opens all wraps under the configured root key. Without any key nothing else can be checked.
+func (w *workspaceVerifier) checkKeys(ctx context.Context) bool {
+	root := w.v.repository.root
+	numbers := make(map[uint32][]string) // ids of root keys
+	count := 0
+	complete := w.list(ctx, w.id().keysPrefix(), func(info objectstore.Info) {
+		count++
+		number, rootID, nested := strings.Cut(strings.TrimPrefix(info.Key, w.id().keysPrefix()), "/")
+		n, err := strconv.ParseUint(number, 10, 32)
+		if !nested || err != nil || n == 0 || strconv.FormatUint(n, 10) != number {
+			w.notice(Notice{Kind: NoticeUnexpected, Object: info.Key, Message: "not the name of a wrapped key"})
+			return
+		}
+		numbers[uint32(n)] = append(numbers[uint32(n)], rootID)
+	})
+	if complete && len(numbers) == 0 {
+		kind, message := ProblemKeyMissing, "no key: erased, or deleted by somebody"
+		empty := true
+		w.list(ctx, w.id().prefix(), func(objectstore.Info) { empty = false })
+		if empty {
+			kind, message = ProblemWorkspaceMissing, "a claim names this workspace, and nothing of it is there"
+		}
+		w.report(Problem{Kind: kind, Object: w.id().keysPrefix(), Message: message})
+	}
+	for number, roots := range numbers {
+		mine := false
+		for _, rootID := range roots {
+			object := fmt.Sprintf("%s%d/%s", w.id().keysPrefix(), number, rootID)
+			content, _, err := objectstore.ReadAll(ctx, w.v.repository.store, object, maxSmallObject)
+			var stored wrap
+			if err == nil {
+				if err = json.Unmarshal(content, &stored); err != nil {
+					err = fmt.Errorf("%w: %w", ErrDamaged, err)
+				} else if stored.Format > crypto.FormatVersion {
+					err = crypto.ErrNewerFormat
+				} else if stored.Format < 1 || stored.Key != number || stored.RootKey != rootID {
+					err = fmt.Errorf("%w: says that it is key %d under root key %s", ErrDamaged, stored.Key, printable(stored.RootKey))
+				}
+			}
+			if rootID == root.ID() {
+				mine = true
+				if len(stored.Wrapped) > 0 {
+					place := crypto.WrapPlace{Repository: w.v.repository.id, Workspace: crypto.ID(w.id()), KeyNumber: number}
+					key, unwrapError := crypto.UnwrapKey(ctx, root, stored.Wrapped, place)
+					if unwrapError == nil {
+						w.workspace.keyring[number] = key
+						w.workspace.current = max(w.workspace.current, number)
+					}
+					err = errors.Join(err, unwrapError)
+				}
+			}
+			if err != nil {
+				w.report(Problem{Kind: problemKind(err, ProblemKeyDamaged, ProblemKeyMissing), Object: object, Message: err.Error()})
+			}
+		}
+		if !mine {
+			w.report(Problem{Kind: ProblemWrongRootKey, Object: fmt.Sprintf("%s%d/", w.id().keysPrefix(), number),
+				Message: fmt.Sprintf("wrapped under %s only, and the configured root key is %s", strings.Join(roots, ", "), root.ID())})
+		}
+	}
+	return len(w.workspace.keyring) > 0
+}
+
+// printable shortens and quotes text that nothing authenticates.
+func printable(text string) string {
+	return strconv.QuoteToASCII(text[:min(len(text), 64)])
+}
+
+// checkRecords opens all versions of the workspace's record.
+func (w *workspaceVerifier) checkRecords(ctx context.Context) {
+	var records []string
+	if !w.list(ctx, w.id().recordsPrefix(), func(info objectstore.Info) { records = append(records, info.Key) }) {
+		return
+	}
+	if len(records) == 0 {
+		w.report(Problem{Kind: ProblemRecordDamaged, Object: w.id().recordsPrefix(), Message: "no record: the workspace's name is not known"})
+	}
+	for _, object := range records {
+		if _, err := strconv.ParseUint(path.Base(object), 10, 64); err != nil {
+			w.report(Problem{Kind: ProblemUnexpected, Object: object, Message: "not the name of a workspace record: the workspace cannot be opened until it is removed"})
+			continue
+		}
+		var record WorkspaceRecord
+		if err := w.workspace.readJSON(ctx, object, &record, crypto.KindWorkspace); err != nil {
+			w.report(Problem{Kind: problemKind(err, ProblemRecordDamaged, ProblemRecordDamaged), Object: object, Message: err.Error()})
+			continue
+		}
+		w.mu.Lock()
+		w.result.Server, w.result.Database = record.Server, record.Database
+		w.mu.Unlock()
+	}
+}
+
+// checkLease opens the lease, if there is one: a damaged one keeps all further runs from beginning.
+func (w *workspaceVerifier) checkLease(ctx context.Context) {
+	record, _, err := w.workspace.readLease(ctx)
+	if errors.Is(err, objectstore.ErrNotFound) {
+		return
+	}
+	if err == nil {
+		if lifetime, parseError := time.ParseDuration(record.Lifetime); parseError != nil || lifetime <= 0 {
+			err = fmt.Errorf("%w: lifetime %q", ErrDamaged, record.Lifetime)
+		}
+	}
+	if err != nil {
+		w.report(Problem{Kind: problemKind(err, ProblemLeaseDamaged, ProblemLeaseDamaged), Object: w.id().leaseKey(), Message: err.Error()})
+	}
+}
+
+// openManifests opens all manifests.
+func (w *workspaceVerifier) openManifests(ctx context.Context) {
+	var ids []SnapshotID
+	w.list(ctx, w.id().snapshotsPrefix(), func(info objectstore.Info) {
+		id, err := ParseSnapshotID(strings.TrimPrefix(info.Key, w.id().snapshotsPrefix()))
+		if err != nil {
+			w.report(Problem{Kind: ProblemUnexpected, Object: info.Key, Message: "not the name of a snapshot"})
+			return
+		}
+		ids = append(ids, id)
+	})
+	var group errgroup.Group
+	group.SetLimit(verifyReads)
+	voids := 0
+	for _, id := range ids {
+		if ctx.Err() != nil {
+			break
+		}
+		group.Go(func() error {
+			snapshot, err := w.workspace.OpenSnapshot(ctx, id)
+			switch {
+			case err == nil:
+				w.mu.Lock()
+				w.snapshots = append(w.snapshots, snapshot)
+				w.listed[id] = stateManifest
+				w.mu.Unlock()
+				w.v.advance(func(p *VerifyProgress) { p.Snapshots++ })
+				return nil
+			case errors.Is(err, ErrVoid):
+				w.mu.Lock()
+				w.listed[id] = stateVoid
+				voids++
+				w.mu.Unlock()
+				return nil
+			case errors.Is(err, objectstore.ErrNotFound):
+				return nil // deleted since it was listed; others that name it tell whether that is a problem
+			}
+			w.mu.Lock()
+			w.listed[id] = stateUnreadable
+			w.mu.Unlock()
+			w.report(Problem{Kind: problemKind(err, ProblemManifestDamaged, ProblemManifestMissing), Object: w.id().manifestKey(id), Message: err.Error()}, id)
+			return nil
+		})
+	}
+	group.Wait()
+	slices.SortFunc(w.snapshots, func(a, b *Snapshot) int { return compareIDs(a.manifest.Snapshot, b.manifest.Snapshot) })
+	w.result.Snapshots = len(w.snapshots)
+	if voids > 0 {
+		w.notice(Notice{Kind: NoticeVoids, Object: w.id().snapshotsPrefix(), Count: voids, Message: "runs that were given up before they became snapshots"})
+	}
+	plans := 0
+	w.list(ctx, w.id().plansPrefix(), func(objectstore.Info) { plans++ })
+	if plans > 0 {
+		w.notice(Notice{Kind: NoticePlans, Object: w.id().plansPrefix(), Count: plans, Message: "plans of a later version of hourvault: this version cannot tell which absent snapshots they explain"})
+	}
+}
+
+// checkHistory holds the manifests against what they say of one another.
+func (w *workspaceVerifier) checkHistory() {
+	byID := make(map[SnapshotID]*Snapshot, len(w.snapshots))
+	for _, snapshot := range w.snapshots {
+		byID[snapshot.manifest.Snapshot] = snapshot
+	}
+	missing := make(map[SnapshotID]bool)
+	for _, snapshot := range w.snapshots {
+		manifest := &snapshot.manifest
+		named := manifest.Alive
+		if manifest.Previous != nil {
+			named = append(slices.Clip(named), *manifest.Previous)
+		}
+		for _, ref := range named {
+			object := w.id().manifestKey(ref.Snapshot)
+			state, present := w.listed[ref.Snapshot]
+			known := byID[ref.Snapshot]
+			switch {
+			case !present || state == stateVoid:
+				missing[ref.Snapshot] = true
+				w.report(Problem{Kind: ProblemManifestMissing, Object: object, Snapshot: ref.Snapshot, Message: "a later snapshot names this one, and no plan explains why it is gone: it was deleted or hidden by somebody else"})
+			case known != nil && !bytes.Equal(known.sha256, ref.SHA256):
+				w.report(Problem{Kind: ProblemManifestChanged, Object: object, Snapshot: ref.Snapshot,
+					Message: fmt.Sprintf("has SHA-256 %x, and a later snapshot recorded %x", known.sha256, []byte(ref.SHA256))})
+			}
+			if compareIDs(ref.Snapshot, manifest.Snapshot) >= 0 {
+				w.report(Problem{Kind: ProblemHistoryBroken, Object: w.id().manifestKey(manifest.Snapshot), Snapshot: manifest.Snapshot, Message: "names a snapshot as earlier that is not: " + ref.Snapshot.String()})
+			}
+		}
+		if manifest.Previous != nil {
+			if before := byID[manifest.Previous.Snapshot]; before != nil && before.manifest.Sequence >= manifest.Sequence {
+				w.report(Problem{Kind: ProblemHistoryBroken, Object: w.id().manifestKey(manifest.Snapshot), Snapshot: manifest.Snapshot,
+					Message: fmt.Sprintf("has sequence %d, and the one before has %d", manifest.Sequence, before.manifest.Sequence)})
+			}
+		}
+	}
+	// Each run writes the number after the last, and one more for each later manifest that it could not read: so what lies between
+	// two numbers must be known in another way.
+	bySequence := slices.SortedFunc(slices.Values(w.snapshots), func(a, b *Snapshot) int {
+		return cmp.Or(cmp.Compare(a.manifest.Sequence, b.manifest.Sequence), compareIDs(a.manifest.Snapshot, b.manifest.Snapshot))
+	})
+	explained := uint64(len(missing))
+	for _, state := range w.listed {
+		if state == stateUnreadable {
+			explained++
+		}
+	}
+	var absent, last uint64
+	for i, snapshot := range bySequence {
+		manifest := &snapshot.manifest
+		if i > 0 && manifest.Sequence == last {
+			w.report(Problem{Kind: ProblemHistoryBroken, Object: w.id().manifestKey(manifest.Snapshot), Snapshot: manifest.Snapshot,
+				Message: fmt.Sprintf("has sequence %d, like snapshot %s", last, bySequence[i-1].manifest.Snapshot)})
+		}
+		if manifest.Sequence > last {
+			absent += manifest.Sequence - last - 1
+		}
+		last = manifest.Sequence
+	}
+	if absent > explained {
+		w.report(Problem{Kind: ProblemManifestMissing, Object: w.id().snapshotsPrefix(),
+			Message: fmt.Sprintf("the newest snapshot counts %d before it, of which %d are gone without an explanation", last-1, absent-explained)})
+	}
+	if n := len(bySequence); n > 0 {
+		newest := bySequence[n-1]
+		w.result.Newest = &Witness{Workspace: w.id(), Sequence: newest.manifest.Sequence, SHA256: newest.sha256}
+	}
+}
+
+// checkWitnesses compares the history with what was known of it outside.
+func (w *workspaceVerifier) checkWitnesses() {
+	for _, witness := range w.v.options.Witness {
+		if witness.Workspace != w.id() {
+			continue
+		}
+		if w.result.Newest == nil || w.result.Newest.Sequence < witness.Sequence {
+			var newest uint64
+			if w.result.Newest != nil {
+				newest = w.result.Newest.Sequence
+			}
+			w.report(Problem{Kind: ProblemRolledBack, Object: w.id().snapshotsPrefix(),
+				Message: fmt.Sprintf("snapshot %d was seen before, and the newest one that can be read is %d", witness.Sequence, newest)})
+			continue
+		}
+		for _, snapshot := range w.snapshots {
+			if snapshot.manifest.Sequence == witness.Sequence && !bytes.Equal(snapshot.sha256, witness.SHA256) {
+				w.report(Problem{Kind: ProblemRolledBack, Object: w.id().manifestKey(snapshot.manifest.Snapshot), Snapshot: snapshot.manifest.Snapshot,
+					Message: fmt.Sprintf("has sequence %d and SHA-256 %x; before, that number had %x: history was written a second time", witness.Sequence, snapshot.sha256, []byte(witness.SHA256))})
+			}
+		}
+	}
+}
+
+// checkPacks compares the packs that are stored with those that manifests name, and with ReadData opens them.
+func (w *workspaceVerifier) checkPacks(ctx context.Context) {
+	naming := func(name PackName) (ids []SnapshotID) {
+		for _, snapshot := range w.snapshots {
+			if _, named := snapshot.parts.keyNumbers[name]; named {
+				ids = append(ids, snapshot.manifest.Snapshot)
+			}
+		}
+		return ids
+	}
+	for _, snapshot := range w.snapshots {
+		for _, info := range snapshot.manifest.Packs {
+			known := w.packs[info.Name]
+			if known == nil {
+				w.packs[info.Name] = &verifiedPack{info: info}
+				w.parts.keyNumbers[info.Name] = info.Key
+				w.result.PackBytes += info.Size
+			} else if known.info != info {
+				w.report(Problem{Kind: ProblemHistoryBroken, Object: w.id().packKey(info.Name), Message: "two manifests say different things of this pack"}, snapshot.manifest.Snapshot)
+			}
+		}
+	}
+	w.result.Packs = len(w.packs)
+	w.v.advance(func(p *VerifyProgress) { p.PacksTotal += len(w.packs); p.PackBytesTotal += w.result.PackBytes })
+
+	sizes := make(map[PackName]int64, len(w.packs))
+	var leftovers Notice
+	complete := w.list(ctx, w.id().packsPrefix(), func(info objectstore.Info) {
+		var name PackName
+		if err := name.UnmarshalText([]byte(strings.TrimPrefix(info.Key, w.id().packsPrefix()))); err != nil {
+			w.notice(Notice{Kind: NoticeUnexpected, Object: info.Key, Message: "not the name of a pack"})
+			return
+		}
+		if w.packs[name] != nil {
+			sizes[name] = info.Size
+			return
+		}
+		leftovers.Count++
+		leftovers.Bytes += uint64(info.Size)
+	})
+	if leftovers.Count > 0 {
+		leftovers.Kind, leftovers.Object = NoticeLeftoverPacks, w.id().packsPrefix()
+		leftovers.Message = "packs that no readable manifest names: of runs that ended before they became snapshots, or still run"
+		w.notice(leftovers)
+	}
+	names := slices.SortedFunc(maps.Keys(w.packs), func(a, b PackName) int { return strings.Compare(a.String(), b.String()) })
+	var group errgroup.Group
+	group.SetLimit(packsInMemory)
+	for _, name := range names {
+		if ctx.Err() != nil {
+			break
+		}
+		pack, object := w.packs[name], w.id().packKey(name)
+		size, present := sizes[name]
+		if !present {
+			if !complete {
+				continue
+			}
+			// A listing may be behind: the object itself decides.
+			info, err := w.v.repository.store.Stat(ctx, object)
+			if err != nil {
+				w.report(Problem{Kind: problemKind(err, ProblemPackDamaged, ProblemPackMissing), Object: object, Message: "snapshots need this pack: " + err.Error()}, naming(name)...)
+				continue
+			}
+			size = info.Size
+		}
+		if size != int64(pack.info.Size) {
+			w.report(Problem{Kind: ProblemPackSize, Object: object, Message: fmt.Sprintf("has %d bytes, and manifests say %d", size, pack.info.Size)}, naming(name)...)
+		}
+		group.Go(func() error {
+			if w.v.options.ReadData {
+				for _, problem := range w.checkPack(ctx, pack.info, size) {
+					w.report(problem, naming(name)...)
+				}
+				w.mu.Lock()
+				w.result.BytesRead += uint64(size)
+				w.mu.Unlock()
+			}
+			w.v.advance(func(p *VerifyProgress) { p.Packs++; p.PackBytes += uint64(size) })
+			return nil
+		})
+	}
+	group.Wait()
+}
