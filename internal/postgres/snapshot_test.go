@@ -96,6 +96,9 @@ func TestSnapshotThatWaitedForRewritingDDLHoldsTheRightRows(t *testing.T) {
 					return
 				}
 				defer snapshot.Close(context.Background())
+				if attempts != 1 {
+					t.Errorf("%d attempts: the snapshot was fixed before the tables were locked", attempts)
+				}
 				if got := readTable(t, snapshot, "public", "t"); got != test.want {
 					t.Errorf("got %d rows (%.40q), want %d", strings.Count(got, "\n"), got, strings.Count(test.want, "\n"))
 				}
@@ -301,14 +304,18 @@ func TestSnapshotGivesWayToWaitingDDL(t *testing.T) {
 			}
 		})
 		t.Run("at once when a reader is refused its lock", func(t *testing.T) {
-			snapshot := openSnapshot(t, testServer(t, cluster, "", nil), database, SnapshotOptions{})
+			const never = 10 * time.Minute // the test's own time limit is shorter
+			server := testServer(t, cluster, "", func(c *ServerConfig) { c.LockTimeout, c.YieldToDDL = never, never })
+			snapshot := openSnapshot(t, server, database, SnapshotOptions{})
 			table := tableNamed(t, snapshot, "public", "t")
 			reader := newReader(t, snapshot)
 			done := alter()
-			_, err := reader.ReadBlocks(t.Context(), table, 0, OpenEnd, &memorySink{})
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			_, err := reader.ReadBlocks(ctx, table, 0, OpenEnd, &memorySink{})
 			var gave *GaveWayError
 			if !errors.As(err, &gave) || gave.Table != `"public"."t"` || gave.PID == 0 {
-				t.Errorf("got %v, want a GaveWayError", err)
+				t.Fatalf("got %v, want a GaveWayError", err)
 			}
 			if err := <-done; err != nil {
 				t.Fatal(err)

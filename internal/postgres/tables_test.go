@@ -384,7 +384,8 @@ INSERT INTO t SELECT 1, decode(repeat('00ff5c0a', %d), 'hex'), 'end'; INSERT INT
 	if got := hex.EncodeToString(sink.Sum(nil)); got != hex.EncodeToString(want.Sum(nil)) {
 		t.Errorf("the value came out changed, %d bytes", sink.size)
 	}
-	if total := after.TotalAlloc - before.TotalAlloc; total > 32<<20 || sink.largest > before.HeapAlloc+16<<20 {
+	// The text has twice the value's size. Under the race detector pools lose a part of what they are given.
+	if total := after.TotalAlloc - before.TotalAlloc; total > size || sink.largest > before.HeapAlloc+16<<20 {
 		t.Errorf("allocated %d MiB in all, heap grew from %d to %d MiB", total>>20, before.HeapAlloc>>20, sink.largest>>20)
 	}
 }
