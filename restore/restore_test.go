@@ -369,6 +369,11 @@ func TestCustomersFunctionsDoNotRunAsSuperuserDuringARestore(t *testing.T) {
 				CREATE FUNCTION check_row(r whole_row) RETURNS bool LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN public.refuse_superuser('separate check'); END $$;
 				ALTER TABLE whole_row ADD CHECK (check_row(whole_row));
 				CREATE TABLE closed.no_usage (a int CHECK (refuse_superuser('check without usage'))); ALTER TABLE closed.no_usage OWNER TO "@_owner";
+				CREATE SCHEMA granted; GRANT USAGE ON SCHEMA granted TO "@_owner";
+				CREATE TABLE granted.read (a int); ALTER TABLE granted.read OWNER TO "@_owner";
+				CREATE FUNCTION granted.reads() RETURNS bool LANGUAGE sql AS 'SELECT count(*) >= 0 FROM granted.read';
+				CREATE TABLE granted.reader (a int CHECK (granted.reads())); ALTER TABLE granted.reader OWNER TO "@_owner";
+				INSERT INTO granted.reader VALUES (1);
 				CREATE INDEX ON owned ((public.refuse_superuser('index')));
 				CREATE MATERIALIZED VIEW mv AS SELECT public.refuse_superuser('materialized view'); ALTER MATERIALIZED VIEW mv OWNER TO "@_owner";
 				REVOKE EXECUTE ON FUNCTION refuse_superuser(text) FROM PUBLIC; GRANT EXECUTE ON FUNCTION refuse_superuser(text) TO "@_owner";

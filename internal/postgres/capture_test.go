@@ -71,6 +71,8 @@ func capturePrepare(t *testing.T, cluster *testenv.Cluster) (database string, se
 	t.Helper()
 	database = cluster.CreateDatabase(t, "")
 	cluster.Exec(t, database, fmt.Sprintf(captureScript, database, database))
+	other := cluster.CreateDatabase(t, "")
+	cluster.Exec(t, other, fmt.Sprintf(`CREATE ROLE %[1]s_other_owner; CREATE TABLE t (a int); ALTER TABLE t OWNER TO %[1]s_other_owner; GRANT SELECT ON t TO %[1]s_other_customer`, database))
 	cluster.Exec(t, database, `CREATE ROLE `+database+`_backup LOGIN BYPASSRLS; GRANT pg_read_all_data TO `+database+`_backup`)
 	sessions = make(map[string]*pgx.Conn)
 	for name, user := range map[string]string{"superuser": "postgres", "least privilege": database + "_backup"} {
