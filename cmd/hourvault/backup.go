@@ -180,10 +180,10 @@ func (d *backupDocument) failure(ctx context.Context) error {
 	}
 	var parts []string
 	if failed := d.Failed - len(d.Servers); failed > 0 {
-		parts = append(parts, fmt.Sprintf("%d of %d workspaces have no new snapshot", failed, len(d.Workspaces)))
+		parts = append(parts, fmt.Sprintf("%d of %s failed", failed, count(len(d.Workspaces), "workspace")))
 	}
 	if len(d.Servers) > 0 {
-		parts = append(parts, fmt.Sprintf("%d servers could not be asked for their databases", len(d.Servers)))
+		parts = append(parts, count(len(d.Servers), "server")+" did not list databases")
 	}
 	message := strings.Join(parts, ", and ") + ", see above"
 	if stop := stopped(ctx); stop != nil {
@@ -308,13 +308,12 @@ func (a *app) takeSnapshots(ctx context.Context, repo *repository.Repository, pi
 	jobs := make([]scheduler.Job, len(picked))
 	for i, live := range picked {
 		result := &results[i]
-		result.workspaceDocument = workspaceDocument{Workspace: safe(live.name), Server: live.server.Name(), Database: live.database.Name}
+		result.workspaceDocument = workspaceDocument{Workspace: live.name, Server: live.server.Name(), Database: live.database.Name}
 		jobs[i] = scheduler.Job{Server: live.server.Name(), Run: func(ctx context.Context) error {
 			taken, err := backup.Run(ctx, live.server, live.database, repo, backup.Options{
 				Holder: holder(), Version: buildVersion().Version, Progress: func(p backup.Progress) { bar.report(i, p.Bytes, p.BytesTotal) },
 			})
-			bar.end(i)
-			result.ReadBytes = bar.read(i)
+			result.ReadBytes = bar.end(i)
 			if err != nil {
 				if len(picked) > 1 { // the error of a single one ends the command, and is printed there
 					bar.note(fmt.Sprintf("hourvault: %s: %v", console.Printable(live.name), err))
@@ -359,7 +358,7 @@ func passes(err error) bool {
 }
 
 func (a *app) logBackup(result *backupResult, err error) {
-	logger := a.logger.With(zap.String("workspace", result.Workspace), zap.String("server", result.Server), zap.Duration("duration", result.DurationNS))
+	logger := a.logger.With(zap.String("workspace", safe(result.Workspace)), zap.String("server", result.Server), zap.Duration("duration", result.DurationNS))
 	if err != nil {
 		if !a.peopleWatch() { // people have read it already
 			logger.Error("snapshot failed", zap.Bool("try_again", result.TryAgain), zap.Error(err))
@@ -408,28 +407,27 @@ func (a *app) printBackup(result backupDocument) error {
 	return table.Flush()
 }
 
-// backupBar shows the progress of several snapshots as one.
+// backupBar shows the progress of several snapshots as one. It begins when the first rows were read: what fails before is
+// told in one line.
 type backupBar struct {
-	bar *console.Progress
+	app   *app
+	title string
 
 	mutex  sync.Mutex
+	bar    *console.Progress
 	done   []int64
 	totals []int64
 }
 
-// newBackupBar begins a bar. What is not begun yet counts with the database's size on disk.
+// newBackupBar prepares a bar. What is not begun yet counts with the database's size on disk.
 func newBackupBar(a *app, picked []liveWorkspace) *backupBar {
-	title := fmt.Sprintf("backup of %d workspaces", len(picked))
+	b := &backupBar{app: a, title: "backup of " + count(len(picked), "workspace"), done: make([]int64, len(picked)), totals: make([]int64, len(picked))}
 	if len(picked) == 1 {
-		title = "backup " + picked[0].name
+		b.title = "backup " + picked[0].name
 	}
-	b := &backupBar{done: make([]int64, len(picked)), totals: make([]int64, len(picked))}
-	var total int64
 	for i, live := range picked {
 		b.totals[i] = max(0, live.database.SizeBytes)
-		total += b.totals[i]
 	}
-	b.bar = a.progress(title, console.Bytes, total)
 	return b
 }
 
@@ -437,6 +435,9 @@ func newBackupBar(a *app, picked []liveWorkspace) *backupBar {
 func (b *backupBar) report(i int, done, total int64) {
 	b.mutex.Lock()
 	defer b.mutex.Unlock()
+	if b.bar == nil {
+		b.bar = b.app.progress(b.title, console.Bytes, 0)
+	}
 	if done > b.done[i] {
 		b.bar.Add(done - b.done[i])
 		b.done[i] = done
@@ -445,15 +446,19 @@ func (b *backupBar) report(i int, done, total int64) {
 	b.retotal()
 }
 
-// end says that nothing more of a workspace will be read.
-func (b *backupBar) end(i int) {
+// end says that nothing more of a workspace will be read, and how much was.
+func (b *backupBar) end(i int) (read int64) {
 	b.mutex.Lock()
 	defer b.mutex.Unlock()
 	b.totals[i] = b.done[i]
 	b.retotal()
+	return b.done[i]
 }
 
 func (b *backupBar) retotal() {
+	if b.bar == nil {
+		return
+	}
 	var sum int64
 	for _, total := range b.totals {
 		sum += total
@@ -461,12 +466,18 @@ func (b *backupBar) retotal() {
 	b.bar.SetTotal(sum)
 }
 
-func (b *backupBar) read(i int) int64 {
+func (b *backupBar) note(line string) {
 	b.mutex.Lock()
 	defer b.mutex.Unlock()
-	return b.done[i]
+	if b.bar == nil {
+		b.app.say("%s", line)
+		return
+	}
+	b.bar.Note(line)
 }
 
-func (b *backupBar) note(line string) { b.bar.Note(line) }
-
-func (b *backupBar) finish(err error) { b.bar.Finish(err) }
+func (b *backupBar) finish(err error) {
+	if b.bar != nil {
+		b.bar.Finish(err)
+	}
+}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -54,12 +55,12 @@ func (a *app) completeWorkspaces(most int) cobra.CompletionFunc {
 		ctx, cancel := context.WithTimeout(command.Context(), completionPatience)
 		defer cancel()
 		var names []cobra.Completion
-		for _, workspace := range a.workspacesToComplete(ctx) {
+		a.withWorkspaces(ctx, func(workspace namedWorkspace) {
 			// A name that a shell cannot take as it is helps nobody.
 			if console.Printable(workspace.name) == workspace.name {
 				names = append(names, workspace.name)
 			}
-		}
+		})
 		return names, cobra.ShellCompDirectiveNoFileComp
 	}
 }
@@ -73,31 +74,34 @@ func (a *app) completeSnapshots(command *cobra.Command, args []string, _ string)
 	ctx, cancel := context.WithTimeout(command.Context(), completionPatience)
 	defer cancel()
 	var completions []cobra.Completion
-	for _, workspace := range a.workspacesToComplete(ctx) {
+	a.withWorkspaces(ctx, func(workspace namedWorkspace) {
 		if !workspace.isCalled(args[0]) {
-			continue
+			return
 		}
 		ids, err := workspace.SnapshotIDs(ctx)
 		if err != nil {
-			return nil, directive
+			return
 		}
-		for i := len(ids) - 1; i >= 0; i-- {
-			completions = append(completions, ids[i].String())
+		for _, id := range slices.Backward(ids) {
+			completions = append(completions, id.String())
 		}
-	}
+	})
 	return completions, directive
 }
 
-func (a *app) workspacesToComplete(ctx context.Context) []namedWorkspace {
+// withWorkspaces calls use for each workspace of the repository while that is open; for none when anything goes wrong.
+func (a *app) withWorkspaces(ctx context.Context, use func(namedWorkspace)) {
 	loaded, err := a.loadConfig()
 	if err != nil {
-		return nil
+		return
 	}
 	repo, done, err := a.openRepository(ctx, loaded, readOnly)
 	if err != nil {
-		return nil
+		return
 	}
 	defer done()
 	all, _ := repo.Workspaces(ctx)
-	return nameWorkspaces(all)
+	for _, workspace := range nameWorkspaces(all) {
+		use(workspace)
+	}
 }

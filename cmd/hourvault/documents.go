@@ -2,6 +2,8 @@ package main
 
 import (
 	"encoding/hex"
+	"fmt"
+	"io"
 	"time"
 
 	"github.com/hourvault/hourvault/internal/catalog"
@@ -13,7 +15,7 @@ import (
 
 // workspaceDocument names a workspace.
 type workspaceDocument struct {
-	// Workspace is the name to write on the command line.
+	// Workspace is the name to write on the command line; bytes that are not UTF-8 come out as U+FFFD.
 	Workspace string `json:"workspace"`
 	Server    string `json:"server"`
 	// Database is a string, or {"base64": ...} where the name is not UTF-8.
@@ -23,7 +25,7 @@ type workspaceDocument struct {
 }
 
 func (w namedWorkspace) document() workspaceDocument {
-	return workspaceDocument{Workspace: safe(w.name), Server: w.record.Server, Database: w.record.Database, WorkspaceID: w.ID().String()}
+	return workspaceDocument{Workspace: w.name, Server: w.record.Server, Database: w.record.Database, WorkspaceID: w.ID().String()}
 }
 
 // snapshotDocument describes a snapshot.
@@ -73,3 +75,15 @@ func warningLine(warning catalog.Warning) string {
 }
 
 func size(bytes uint64) string { return console.FormatSize(int64(bytes)) }
+
+// errWriter keeps the first error of writing a result.
+type errWriter struct {
+	out io.Writer
+	err error
+}
+
+func (w *errWriter) printf(format string, args ...any) {
+	if w.err == nil {
+		_, w.err = fmt.Fprintf(w.out, format, args...)
+	}
+}

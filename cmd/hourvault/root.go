@@ -52,9 +52,11 @@ func newApp(streams *console.Streams, environment config.Environment) *app {
 func commands() []func(*app) *cobra.Command {
 	return []func(*app) *cobra.Command{
 		newInitCommand,
+		newDoctorCommand,
 		newBackupCommand,
 		newSnapshotsCommand,
 		newRestoreCommand,
+		newVerifyCommand,
 		newVersionCommand,
 		newCompletionCommand,
 	}

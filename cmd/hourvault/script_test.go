@@ -43,7 +43,10 @@ func TestMain(m *testing.M) {
 //	exit CODE COMMAND...      runs a command and demands that exit code
 //	json PATH WANT            compares a value of the last standard output, which must be one JSON document: PATH is like
 //	                          .workspaces.0.snapshot.rows, WANT is text as %v prints it; with ! it must differ
-//	keep VAR PATH             keeps such a value in a variable
+//	keep VAR PATH             keeps such a value in a variable; the PATH - is the whole standard output as text
+//	edit FILE OLD NEW         replaces text in a file
+//	remove PATTERN            removes all files that fit, of which there must be some
+//	damage PATTERN            cuts the last byte off the first file that fits
 //	oneline                   demands that the last standard error is one line that begins with "hourvault: "
 //	files DIR FILE            lists a directory, with the content's length, into a file, for cmp
 func TestScripts(t *testing.T) {
@@ -74,6 +77,14 @@ func TestScripts(t *testing.T) {
 			env.Values[stateKey{}] = &scriptState{t: env.T().(testing.TB), clusters: map[string]*testenv.Cluster{}}
 			return nil
 		},
+		Condition: func(condition string) (bool, error) {
+			major, found := strings.CutPrefix(condition, "native")
+			if !found {
+				return false, fmt.Errorf("unknown condition %s", condition)
+			}
+			installed, err := filepath.Glob("/usr/*/postgresql/" + major + "/bin/pg_dump")
+			return len(installed) > 0, err
+		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"cluster":  startCluster,
 			"database": makeDatabase,
@@ -84,6 +95,9 @@ func TestScripts(t *testing.T) {
 			"exit":     runForExit,
 			"json":     compareJSON,
 			"keep":     keepJSON,
+			"edit":     editFile,
+			"remove":   removeFiles,
+			"damage":   damageFile,
 			"oneline":  demandOneLine,
 			"files":    listFiles,
 		},
@@ -179,6 +193,7 @@ func makeBucket(ts *testscript.TestScript, _ bool, args []string) {
 func expandFiles(ts *testscript.TestScript, _ bool, args []string) {
 	for _, file := range args {
 		ts.Check(os.WriteFile(ts.MkAbs(file), []byte(os.Expand(ts.ReadFile(file), ts.Getenv)), 0o600))
+		ts.Check(os.Chmod(ts.MkAbs(file), 0o600))
 	}
 }
 
@@ -250,7 +265,48 @@ func keepJSON(ts *testscript.TestScript, _ bool, args []string) {
 	if len(args) != 2 {
 		ts.Fatalf("usage: keep VAR PATH")
 	}
+	if args[1] == "-" {
+		ts.Setenv(args[0], strings.TrimSpace(ts.ReadFile("stdout")))
+		return
+	}
 	ts.Setenv(args[0], lookUp(ts, args[1]))
+}
+
+func editFile(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 3 {
+		ts.Fatalf("usage: edit FILE OLD NEW")
+	}
+	content := ts.ReadFile(args[0])
+	if !strings.Contains(content, args[1]) {
+		ts.Fatalf("%s does not hold %s", args[0], args[1])
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(strings.ReplaceAll(content, args[1], args[2])), 0o600))
+}
+
+// fitting returns the files that a pattern fits, ascending by name.
+func fitting(ts *testscript.TestScript, args []string) []string {
+	if len(args) != 1 {
+		ts.Fatalf("usage: one pattern")
+	}
+	found, err := filepath.Glob(ts.MkAbs(args[0]))
+	ts.Check(err)
+	if len(found) == 0 {
+		ts.Fatalf("nothing fits %s", args[0])
+	}
+	return found
+}
+
+func removeFiles(ts *testscript.TestScript, _ bool, args []string) {
+	for _, file := range fitting(ts, args) {
+		ts.Check(os.Remove(file))
+	}
+}
+
+func damageFile(ts *testscript.TestScript, _ bool, args []string) {
+	file := fitting(ts, args)[0]
+	info, err := os.Stat(file)
+	ts.Check(err)
+	ts.Check(os.Truncate(file, info.Size()-1))
 }
 
 func demandOneLine(ts *testscript.TestScript, _ bool, _ []string) {
