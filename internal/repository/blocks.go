@@ -45,7 +45,7 @@ type pageBuilder struct {
 	number int
 	base   *listingPage // the base's page, nil without rows
 	blocks []builtBlock
-	last   *openChunk // the newest chunk that the page refers to
+	last   *openChunk // the newest gathered chunk that the page refers to
 }
 
 // Run is a run of blocks, to exclusive.
@@ -304,8 +304,9 @@ func (b *BlockWriter) endBlock() error {
 func (b *BlockWriter) store(page *pageBuilder, built *builtBlock) error {
 	b.sw.count(func(s *Statistics) { s.NewBlocks++; s.NewBytes += built.length })
 	if b.mode == passing {
+		// page.last stays: the long block's chunks are all on their way, while a short block before it may lie in the chunk
+		// that is still being gathered, and the page must wait for that one.
 		built.own = b.through
-		page.last = b.through[len(b.through)-1]
 		err := b.sealPassed()
 		b.through = nil
 		return err
@@ -488,7 +489,7 @@ func (p *pageBuilder) finish() error {
 
 // unchanged says whether every block is where the base has it, and the base has no other.
 func (p *pageBuilder) unchanged() bool {
-	if p.base == nil || len(p.blocks) != len(p.base.blocks) {
+	if p.base == nil || p.base.lossy || len(p.blocks) != len(p.base.blocks) {
 		return false
 	}
 	return !slices.ContainsFunc(p.blocks, func(block builtBlock) bool { return block.length > 0 && !block.base }) &&

@@ -17,6 +17,9 @@ import (
 // DefaultLeaseLifetime is how long a lease counts after its last renewal was seen, unless a run asks for another.
 const DefaultLeaseLifetime = 60 * time.Second
 
+// purposeSnapshot is the purpose of the only runs that this version knows.
+const purposeSnapshot = "snapshot"
+
 // LeaseHeldError says that somebody else is at work on the workspace.
 type LeaseHeldError struct {
 	Holder  string    // host and process
@@ -79,6 +82,10 @@ func (w *Workspace) acquireLease(ctx context.Context, purpose, holder, runKey st
 		if errors.Is(err, objectstore.ErrNotFound) {
 			info, err = w.putLease(ctx, &mine, "")
 		} else if err == nil {
+			if !theirs.Released && theirs.Purpose != purposeSnapshot {
+				// Taking over a deletion means finishing its plan, which this version cannot.
+				return nil, nil, fmt.Errorf("a %s by %s has not ended: %w", theirs.Purpose, theirs.Holder, ErrPlanned)
+			}
 			if !theirs.Released {
 				if err := w.outwait(ctx, theirs, info.ETag); err != nil {
 					return nil, nil, err
@@ -190,12 +197,9 @@ func (l *lease) renew(ctx context.Context) {
 		}
 		l.mu.Lock()
 		record := l.record
-		info, err := l.workspace.putLease(ctx, &record, l.etag)
-		if err == nil {
-			l.etag = info.ETag
-		}
+		err := l.put(ctx, &record)
 		l.mu.Unlock()
-		if errors.Is(err, objectstore.ErrChanged) {
+		if errors.Is(err, ErrLeaseLost) {
 			l.cancel(ErrLeaseLost)
 			return
 		}
@@ -209,36 +213,63 @@ func (l *lease) rename(ctx context.Context, runKey string) error {
 	defer l.mu.Unlock()
 	record := l.record
 	record.RunKey = runKey
-	info, err := l.workspace.putLease(ctx, &record, l.etag)
-	if errors.Is(err, objectstore.ErrChanged) {
-		return ErrLeaseLost
-	}
-	if err != nil {
+	if err := l.put(ctx, &record); err != nil {
 		return err
 	}
-	l.record.RunKey, l.etag = runKey, info.ETag
+	l.record.RunKey = runKey
 	return nil
 }
 
-// release ends the lease of a settled run, so that the next need not wait for it to expire. A failure only costs that wait.
-func (l *lease) release(ctx context.Context) error {
-	close(l.stop)
-	<-l.done
-	defer l.cancel(context.Canceled)
-	record := l.record
-	record.Released = true
-	_, err := l.workspace.putLease(ctx, &record, l.etag)
+// put writes the lease anew; the lock is held, or nobody else runs. ErrLeaseLost when another run has taken over.
+func (l *lease) put(ctx context.Context, record *leaseRecord) error {
+	info, err := l.workspace.putLease(ctx, record, l.etag)
 	if errors.Is(err, objectstore.ErrChanged) {
-		return ErrLeaseLost
+		// It may have been this lease's own write whose answer was lost. An epoch has one holder.
+		theirs, now, readError := l.workspace.readLease(ctx)
+		switch {
+		case errors.Is(readError, objectstore.ErrNotFound):
+			return ErrLeaseLost
+		case readError != nil:
+			return readError
+		case theirs.Epoch != l.record.Epoch, theirs.Holder != l.record.Holder, theirs.RunKey != l.record.RunKey && theirs.RunKey != record.RunKey:
+			return ErrLeaseLost
+		}
+		info, err = l.workspace.putLease(ctx, record, now.ETag)
+		if errors.Is(err, objectstore.ErrChanged) {
+			return ErrLeaseLost
+		}
+	}
+	if err == nil {
+		l.etag = info.ETag
 	}
 	return err
 }
 
+// release ends the lease of a settled run, so that the next need not wait for it to expire. A failure only costs that wait.
+func (l *lease) release(ctx context.Context) error {
+	l.end(ctx)
+	defer l.cancel(context.Canceled)
+	record := l.record
+	record.Released = true
+	return l.put(ctx, &record)
+}
+
+// end stops the renewer. One that waits for a store that does not answer is waited for until ctx ends, and then stopped too.
+func (l *lease) end(ctx context.Context) {
+	close(l.stop)
+	select {
+	case <-l.done:
+	case <-ctx.Done():
+		l.cancel(context.Cause(ctx))
+		<-l.done
+	}
+}
+
 // abandon stops renewing without releasing: for a run whose end is unclear and could not be settled.
 func (l *lease) abandon() {
+	l.cancel(context.Canceled)
 	close(l.stop)
 	<-l.done
-	l.cancel(context.Canceled)
 }
 
 func newToken() string {

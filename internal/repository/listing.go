@@ -42,6 +42,8 @@ type listingPage struct {
 	first  uint32
 	chunks []chunkRef
 	blocks []blockEntry // by number, from first; at most ListingSpan; the last has rows
+	// lossy says that blocks were left out because their chunks are lost: the page must not be referred to again.
+	lossy bool
 }
 
 // appendPartRefs writes a table of pack names and then the references, which name packs by index.

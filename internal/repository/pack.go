@@ -129,6 +129,9 @@ func directoryReserve(n int) int { return 64 + 11*(n+1) + crypto.Overhead + pack
 
 // reserve returns the current pack, with room for a part of stored bytes; the lock is held.
 func (p *packer) reserve(stored int) (*openPack, error) {
+	if p.ctx.Err() != nil { // an upload failed: reading on would be in vain
+		return nil, context.Cause(p.ctx)
+	}
 	if pack := p.current; pack != nil {
 		if len(pack.buffer)+stored+directoryReserve(len(pack.parts)+1) <= cap(pack.buffer) {
 			return pack, nil

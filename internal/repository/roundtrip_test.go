@@ -9,9 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hourvault/hourvault/crypto"
 	"github.com/hourvault/hourvault/internal/catalog"
-	"github.com/hourvault/hourvault/internal/objectstore"
 )
 
 // heap is a table as the tests see it: the content of its blocks by number.
@@ -27,20 +25,7 @@ func (h heap) content(blocks uint32) (text string, rows int) {
 
 func newTestRepository(t *testing.T) *Repository {
 	t.Helper()
-	store, err := objectstore.OpenDirectory(t.TempDir(), objectstore.DirectoryOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	root, err := crypto.ParseLocalRootKey(bytes.Repeat([]byte{7}, 32), "test")
-	if err != nil {
-		t.Fatal(err)
-	}
-	repository, err := Create(t.Context(), store, root, time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(repository.Close)
-	return repository
+	return createIn(t, newDirectory(t))
 }
 
 func newTestWorkspace(t *testing.T, repository *Repository) *Workspace {

@@ -42,10 +42,11 @@ func (sw *SnapshotWriter) OpenTable(ctx context.Context, table catalog.Table) (*
 	writer := &TableWriter{sw: sw, entry: TableEntry{StoredTable: catalog.StoredTable{Table: table}, Layout: layout}}
 	base, found, err := sw.baseTables.seek(table.OID)
 	if err == nil && found && base.Layout == layout {
-		writer.base = base
-		writer.baseRefs, err = sw.base.listingRefs(ctx, base.Listing)
+		if writer.baseRefs, err = sw.base.listingRefs(ctx, base.Listing); err == nil {
+			writer.base = base
+		}
 	}
-	if err != nil {
+	if err = sw.baseError(err); err != nil {
 		return nil, sw.fail(fmt.Errorf("listing of %q.%q in the last snapshot: %w", table.Schema, table.Name, err))
 	}
 	writer.open = 1 // until CloseTable
@@ -77,7 +78,15 @@ func (t *TableWriter) basePage(ctx context.Context, n int) (*listingPage, error)
 	if t.sw.base == nil {
 		return nil, nil
 	}
-	return t.sw.base.listingPage(ctx, t.base.Listing, t.baseRefs, n)
+	if n < len(t.baseRefs) && t.baseRefs[n] != nil && t.sw.isLost(t.baseRefs[n].Pack) {
+		return nil, nil
+	}
+	page, err := t.sw.base.listingPage(ctx, t.base.Listing, t.baseRefs, n)
+	if err != nil {
+		return nil, t.sw.baseError(err)
+	}
+	t.sw.leaveOutLost(page)
+	return page, nil
 }
 
 func (t *TableWriter) beginPages(n int) {
@@ -150,7 +159,7 @@ func (t *TableWriter) finish() error {
 func (t *TableWriter) writeIndex() error {
 	for n := 0; n*indexSpan < len(t.pages); n++ {
 		refs := t.pages[n*indexSpan : min((n+1)*indexSpan, len(t.pages))]
-		if n < len(t.base.Listing.Index) && t.sameAsBase(n, refs) {
+		if n < len(t.base.Listing.Index) && !t.sw.isLost(t.base.Listing.Index[n].Pack) && t.sameAsBase(n, refs) {
 			t.entry.Listing.Index = append(t.entry.Listing.Index, t.base.Listing.Index[n])
 			t.sw.need(t.base.Listing.Index[n].Pack)
 			continue

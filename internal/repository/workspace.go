@@ -80,7 +80,7 @@ func (r *Repository) EnsureWorkspace(ctx context.Context, record WorkspaceRecord
 	if err != nil {
 		return nil, false, fmt.Errorf("workspace of database %s on %s: %w", record.Identity, record.Server, err)
 	}
-	workspace, err = r.OpenWorkspace(ctx, id)
+	workspace, err = r.openClaimed(ctx, id, record.Identity)
 	if err != nil {
 		return nil, false, err
 	}
@@ -156,10 +156,25 @@ func (r *Repository) FindWorkspace(ctx context.Context, identity Identity) (*Wor
 	if err != nil {
 		return nil, err
 	}
-	return r.OpenWorkspace(ctx, id)
+	return r.openClaimed(ctx, id, identity)
 }
 
-// Workspaces opens all workspaces, in no particular order. A claim or a workspace that cannot be opened is
+// ErrGivenAway says that a database's claim does not count any more: the workspace's newest record names another database.
+var ErrGivenAway = errors.New("the workspace was given to another database by a later version of hourvault: use that version")
+
+// openClaimed opens the workspace that a claim names, and checks that the claim counts.
+func (r *Repository) openClaimed(ctx context.Context, id WorkspaceID, identity Identity) (*Workspace, error) {
+	workspace, err := r.OpenWorkspace(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if now := workspace.Record().Identity; now != identity {
+		return nil, fmt.Errorf("workspace %s of database %s belongs to database %s: %w", id, identity, now, ErrGivenAway)
+	}
+	return workspace, nil
+}
+
+// Workspaces opens all workspaces, each once, in no particular order. A claim or a workspace that cannot be opened is
 // reported in the error, joined over all; the others are returned nevertheless.
 func (r *Repository) Workspaces(ctx context.Context) ([]*Workspace, error) {
 	var (
@@ -178,7 +193,10 @@ func (r *Repository) Workspaces(ctx context.Context) ([]*Workspace, error) {
 			stored, err := r.openClaim(ctx, info.Key)
 			var workspace *Workspace
 			if err == nil {
-				workspace, err = r.OpenWorkspace(ctx, stored.Workspace)
+				workspace, err = r.openClaimed(ctx, stored.Workspace, stored.Identity)
+			}
+			if errors.Is(err, ErrGivenAway) {
+				return nil // of several claims of one workspace one counts: that of the database in its newest record
 			}
 			mu.Lock()
 			defer mu.Unlock()
@@ -212,8 +230,10 @@ func (w *Workspace) loadKeys(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		number, err := strconv.ParseUint(path.Base(path.Dir(info.Key)), 10, 32)
-		if err == nil && number > 0 {
+		// A name that is no key's is not this version's, and nothing is stopped by it.
+		digits, wrap, _ := strings.Cut(strings.TrimPrefix(info.Key, w.id.keysPrefix()), "/")
+		number, err := strconv.ParseUint(digits, 10, 32)
+		if err == nil && number > 0 && strconv.FormatUint(number, 10) == digits && wrap != "" && !strings.Contains(wrap, "/") {
 			numbers[uint32(number)] = true
 		}
 	}
@@ -262,6 +282,8 @@ func (w *Workspace) loadRecord(ctx context.Context) error {
 	if err := w.readJSON(ctx, newest, &record, crypto.KindWorkspace); err != nil {
 		return err
 	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.record, w.recordNo = record, number
 	return nil
 }
@@ -341,9 +363,9 @@ func (w *Workspace) newestID(ctx context.Context) (SnapshotID, error) {
 	return ids[len(ids)-1], nil
 }
 
-// ErrPlanned says that a deletion was planned by a version that can carry it out; this one cannot, and must not choose a base that the
-// plan condemns.
-var ErrPlanned = errors.New("a deletion that a later version of hourvault planned is not finished: use that version")
+// ErrPlanned says that a later version of hourvault is deleting, or has deleted, by a plan. This version understands no plan, and must
+// not choose a base that one condemns.
+var ErrPlanned = errors.New("a later version of hourvault deletes snapshots here: use that version")
 
 // refusePlans returns ErrPlanned when there is any plan.
 func (w *Workspace) refusePlans(ctx context.Context) error {

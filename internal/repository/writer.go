@@ -28,6 +28,8 @@ type SnapshotOptions struct {
 	Holder        string // host and process, for whoever finds the lease held
 	Writer        string // version of hourvault
 	LeaseLifetime time.Duration
+
+	settleTimeout time.Duration
 }
 
 // SnapshotWriter writes one snapshot of a workspace. Nothing of it exists for anybody else until Commit returns nil.
@@ -57,6 +59,7 @@ type SnapshotWriter struct {
 	stats    Statistics
 	live     map[chunkID]chunkUse // of chunks that several pages refer to, or refer to in part
 	rewrite  map[chunkID]bool     // chunks that the base found mostly dead
+	lost     map[PackName]bool    // packs of the base that are gone or damaged: what lies there is stored again
 
 	tables       *recordWriter
 	sequences    *recordWriter
@@ -76,9 +79,15 @@ func (w *Workspace) BeginSnapshot(ctx context.Context, options SnapshotOptions) 
 	if err != nil {
 		return nil, err
 	}
+	if ahead := time.Until(newest.Begun()); !newest.IsZero() && ahead > maxAhead {
+		return nil, fmt.Errorf("%s is named %s ahead of this machine's clock: set the clock right, or remove that object if it is not a snapshot of yours", w.id.manifestKey(newest), ahead.Round(time.Second))
+	}
 	sw := &SnapshotWriter{workspace: w, id: newSnapshotID(time.Now(), newest), options: options,
-		needed: make(map[PackName]struct{}), live: make(map[chunkID]chunkUse), rewrite: make(map[chunkID]bool)}
-	lease, leased, err := w.acquireLease(ctx, "snapshot", options.Holder, w.id.manifestKey(sw.id), options.LeaseLifetime)
+		needed: make(map[PackName]struct{}), live: make(map[chunkID]chunkUse), rewrite: make(map[chunkID]bool), lost: make(map[PackName]bool)}
+	if sw.options.settleTimeout <= 0 {
+		sw.options.settleTimeout = settleTimeout
+	}
+	lease, leased, err := w.acquireLease(ctx, purposeSnapshot, options.Holder, w.id.manifestKey(sw.id), options.LeaseLifetime)
 	if err != nil {
 		return nil, err
 	}
@@ -92,7 +101,9 @@ func (w *Workspace) BeginSnapshot(ctx context.Context, options SnapshotOptions) 
 	}
 	if err != nil {
 		sw.cancel(err)
-		return nil, errors.Join(err, lease.release(context.WithoutCancel(ctx)))
+		releaseCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), sw.options.settleTimeout)
+		defer cancel()
+		return nil, errors.Join(err, ignoreLost(lease.release(releaseCtx)))
 	}
 	sw.sealing.SetLimit(runtime.GOMAXPROCS(0) + 1)
 	sw.listing.SetLimit(2 * runtime.GOMAXPROCS(0))
@@ -106,6 +117,9 @@ func (w *Workspace) BeginSnapshot(ctx context.Context, options SnapshotOptions) 
 	sw.baseTables = newBaseCursor(sw.ctx, sw.base)
 	return sw, nil
 }
+
+// maxAhead is how far the newest name may lie ahead of this machine's clock: new names must come after it.
+const maxAhead = 24 * time.Hour
 
 // chooseBase reads the history. A manifest that cannot be read is a warning, not an end: the workspace must be backed up all
 // the same, and verify reports it.
@@ -162,10 +176,95 @@ func (sw *SnapshotWriter) chooseBase(ctx context.Context) error {
 			sw.rewrite[chunkID{pack: chunk.Pack, part: chunk.Part}] = true
 		}
 		sw.sequence += sw.base.manifest.Sequence
+		if err := sw.findLostPacks(ctx); err != nil {
+			return err
+		}
 	}
 	sw.sequence++
 	sw.key, err = sw.workspace.key(sw.fingerprintKey)
 	return err
+}
+
+// findLostPacks compares the packs that the base needs with those that are stored, by one listing: what somebody deleted (a
+// lifecycle rule of the bucket, say) would otherwise be missing in all later snapshots too.
+func (sw *SnapshotWriter) findLostPacks(ctx context.Context) error {
+	absent := make(map[PackName]uint64, len(sw.base.manifest.Packs)) // to the size that they should have
+	for _, pack := range sw.base.manifest.Packs {
+		absent[pack.Name] = pack.Size
+	}
+	for info, err := range sw.workspace.repository.store.List(ctx, sw.workspace.id.packsPrefix()) {
+		if err != nil {
+			return err
+		}
+		var name PackName
+		if name.UnmarshalText([]byte(strings.TrimPrefix(info.Key, sw.workspace.id.packsPrefix()))) != nil {
+			continue
+		}
+		if size, needed := absent[name]; needed && size == uint64(info.Size) {
+			delete(absent, name)
+		}
+	}
+	for name := range absent {
+		sw.lose(name, "is gone or has another length")
+	}
+	return nil
+}
+
+// lose records that nothing in a pack of the base can be relied on.
+func (sw *SnapshotWriter) lose(name PackName, reason string) {
+	sw.mu.Lock()
+	known := sw.lost[name]
+	sw.lost[name] = true
+	sw.mu.Unlock()
+	if !known {
+		sw.warn("pack_lost", name.String(), "pack "+name.String()+" of earlier snapshots "+reason+": what this snapshot needs of it is stored again; run hourvault verify")
+	}
+}
+
+func (sw *SnapshotWriter) isLost(name PackName) bool {
+	sw.mu.Lock()
+	defer sw.mu.Unlock()
+	return sw.lost[name]
+}
+
+// baseError turns an error of reading the base into a warning when the base is damaged: its content is stored again then, since a
+// workspace must be backed up all the same. Other errors, such as that the store cannot be reached, stay.
+func (sw *SnapshotWriter) baseError(err error) error {
+	var part *PartError
+	if err == nil || !errors.As(err, &part) || !isDamage(err) && !errors.Is(err, objectstore.ErrNotFound) {
+		return err
+	}
+	var name PackName
+	if name.UnmarshalText([]byte(strings.TrimPrefix(part.Object, sw.workspace.id.packsPrefix()))) != nil {
+		return err
+	}
+	sw.lose(name, "cannot be read ("+part.Err.Error()+")")
+	return nil
+}
+
+// leaveOutLost makes a page of the base forget the blocks whose content lies in lost packs.
+func (sw *SnapshotWriter) leaveOutLost(page *listingPage) {
+	if page == nil {
+		return
+	}
+	sw.mu.Lock()
+	defer sw.mu.Unlock()
+	if !slices.ContainsFunc(page.chunks, func(chunk chunkRef) bool { return sw.lost[chunk.Pack] }) {
+		return
+	}
+	page.lossy = true
+	for i := range page.blocks {
+		block := &page.blocks[i]
+		if block.length == 0 {
+			continue
+		}
+		for n := range page.span(block) {
+			if sw.lost[page.chunks[block.chunk+n].Pack] {
+				*block = blockEntry{}
+				break
+			}
+		}
+	}
 }
 
 func isUnknownFeature(err error) bool {
@@ -288,7 +387,7 @@ func (sw *SnapshotWriter) Commit(ctx context.Context, ending Ending) (*Snapshot,
 	snapshot, err := sw.workspace.parseSnapshot(sw.id, content)
 	sw.cancel(context.Canceled)
 	// The snapshot exists; that the lease could not be given back only makes the next run wait for it to expire.
-	releaseCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
+	releaseCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), sw.options.settleTimeout)
 	defer cancel()
 	_ = sw.lease.release(releaseCtx)
 	return snapshot, err
@@ -299,7 +398,7 @@ const settleTimeout = 30 * time.Second
 
 // settleCommit finds out what became of a manifest whose creation was answered with an error. nil when it exists after all.
 func (sw *SnapshotWriter) settleCommit(ctx context.Context, content []byte, cause error) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), sw.options.settleTimeout)
 	defer cancel()
 	runKey := sw.workspace.id.manifestKey(sw.id)
 	if err := sw.workspace.settle(ctx, runKey, sw.options.Holder, "the manifest's write was answered with an error"); err != nil {
@@ -311,11 +410,11 @@ func (sw *SnapshotWriter) settleCommit(ctx context.Context, content []byte, caus
 	if err == nil && bytes.Equal(stored, content) {
 		return nil
 	}
-	if err == nil {
-		err = cause
-		if errors.Is(cause, objectstore.ErrExists) {
-			err = ErrLeaseLost // somebody who took over made it void
-		}
+	if err != nil {
+		// The run is settled, so the lease may be given back; only this process cannot tell how it ended.
+		err = fmt.Errorf("%w; whether it exists is not known, because its manifest cannot be read (%v)", cause, err)
+	} else if err = cause; errors.Is(cause, objectstore.ErrExists) {
+		err = ErrLeaseLost // somebody who took over made it void
 	}
 	sw.cancel(err)
 	return errors.Join(fmt.Errorf("snapshot %s: %w", sw.id, err), ignoreLost(sw.lease.release(ctx)))
@@ -335,7 +434,7 @@ func (sw *SnapshotWriter) Abandon(ctx context.Context) error {
 	sw.listing.Wait()
 	sw.baseTables.close()
 	sw.packer.discard()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), sw.options.settleTimeout)
 	defer cancel()
 	// The run never tried to create its manifest, so there is nothing to settle before the lease is given back.
 	return ignoreLost(sw.lease.release(ctx))
@@ -400,7 +499,7 @@ func (sw *SnapshotWriter) finish(ending Ending) ([]byte, error) {
 func (sw *SnapshotWriter) addPage(kind crypto.Kind, plain []byte, mac hash.Hash, known map[string]Page) (Page, error) {
 	digest := pageDigest(mac, kind, plain)
 	page, unchanged := known[string(digest)]
-	if !unchanged {
+	if !unchanged || sw.isLost(page.Pack) {
 		ref, err := sw.packer.add(kind, plain)
 		if err != nil {
 			return page, sw.fail(err)
