@@ -162,7 +162,7 @@ func runBackup(ctx context.Context, a *app, opts backupOptions) error {
 	if a.global.json {
 		err = a.answer(result)
 	} else {
-		err = a.printBackup(result)
+		err = a.printBackup(ctx, result)
 	}
 	switch {
 	case err != nil:
@@ -175,8 +175,16 @@ func runBackup(ctx context.Context, a *app, opts backupOptions) error {
 
 // failure says in one line what the results mean together.
 func (d *backupDocument) failure(ctx context.Context) error {
+	stop := stopped(ctx)
 	if len(d.Workspaces) == 1 && len(d.Servers) == 0 {
-		return fmt.Errorf("no snapshot of %s was taken: %s", console.Printable(d.Workspaces[0].Workspace), d.Workspaces[0].Error)
+		none := fmt.Sprintf("no snapshot of %s was taken", console.Printable(d.Workspaces[0].Workspace))
+		if stop != nil {
+			return fmt.Errorf("%w: %s", stop, none)
+		}
+		if d.Workspaces[0].TryAgain {
+			return fmt.Errorf("%s: %s (a passing state: run the same command again later)", none, d.Workspaces[0].Error)
+		}
+		return fmt.Errorf("%s: %s", none, d.Workspaces[0].Error)
 	}
 	var parts []string
 	if failed := d.Failed - len(d.Servers); failed > 0 {
@@ -185,14 +193,14 @@ func (d *backupDocument) failure(ctx context.Context) error {
 	if len(d.Servers) > 0 {
 		parts = append(parts, count(len(d.Servers), "server")+" did not list databases")
 	}
-	message := strings.Join(parts, ", and ") + ", see above"
-	if stop := stopped(ctx); stop != nil {
-		message = stop.Error() + ": " + message
+	err := errors.New(strings.Join(parts, ", and ") + ", see above")
+	if stop != nil {
+		err = fmt.Errorf("%w: %w", stop, err)
 	}
 	if d.Done > 0 {
-		return &partialError{message}
+		return &partialError{err}
 	}
-	return errors.New(message)
+	return err
 }
 
 // discovery is what the servers say about their databases.
@@ -377,7 +385,7 @@ func (a *app) logBackup(result *backupResult, err error) {
 	}
 }
 
-func (a *app) printBackup(result backupDocument) error {
+func (a *app) printBackup(ctx context.Context, result backupDocument) error {
 	again := false
 	for _, problem := range result.Servers {
 		a.say("hourvault: server %s: %s", problem.Server, problem.Error)
@@ -398,8 +406,8 @@ func (a *app) printBackup(result backupDocument) error {
 		table.Row(one.Workspace, s.Snapshot, a.formatTime(s.Time), strconv.FormatUint(s.Rows, 10), console.FormatSize(one.ReadBytes), size(s.NewBytes),
 			size(s.StoredBytes), console.FormatDuration(one.DurationNS), strconv.FormatUint(s.Sequence, 10), s.ManifestSHA256)
 	}
-	if again {
-		a.say("hourvault: others were at work and came first: run the same command again later")
+	if again && stopped(ctx) == nil && len(result.Workspaces) > 1 {
+		a.say("hourvault: some of these are passing states, in which others came first: run the same command again later")
 	}
 	if result.Done == 0 {
 		return nil

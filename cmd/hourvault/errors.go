@@ -28,9 +28,10 @@ func (e *usageError) Unwrap() error { return e.err }
 func usagef(format string, args ...any) error { return &usageError{fmt.Errorf(format, args...)} }
 
 // partialError says that a command was done for some workspaces and failed for others, whose errors were printed.
-type partialError struct{ message string }
+type partialError struct{ err error }
 
-func (e *partialError) Error() string { return e.message }
+func (e *partialError) Error() string { return e.err.Error() }
+func (e *partialError) Unwrap() error { return e.err }
 
 // exitCode is the one place that decides what a command's error means to whoever called it.
 func exitCode(err error) int {

@@ -24,8 +24,11 @@ import (
 
 // TestMain is hourvault itself when the test binary was started under that name, as scripts do.
 func TestMain(m *testing.M) {
-	if filepath.Base(os.Args[0]) == "hourvault" {
+	switch filepath.Base(os.Args[0]) {
+	case "hourvault":
 		main()
+	case hangName:
+		hang()
 	}
 	testenv.Main(m)
 }
