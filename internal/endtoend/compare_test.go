@@ -214,6 +214,11 @@ func contentDigest(t *testing.T, cluster *testenv.Cluster, database, sql string)
 	t.Helper()
 	conn := connect(t, cluster, database)
 	defer func() { _ = conn.Close(context.WithoutCancel(t.Context())) }()
+	return digestOn(t, conn, sql)
+}
+
+func digestOn(t *testing.T, conn *pgx.Conn, sql string) string {
+	t.Helper()
 	digest := sha256.New()
 	counted := &countingWriter{}
 	if _, err := conn.PgConn().CopyTo(t.Context(), io.MultiWriter(digest, counted), "COPY ("+sql+") TO STDOUT"); err != nil {
