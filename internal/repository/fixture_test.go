@@ -433,3 +433,49 @@ func seeded(t testing.TB) *rand.Rand {
 	t.Logf("seed %d", seed)
 	return rand.New(rand.NewPCG(seed, 1))
 }
+
+// watch tells which writes and listings reach a store.
+type watch struct {
+	objectstore.Store
+	seen func(string)
+	mu   sync.Mutex
+}
+
+func (w *watch) tell(what string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.seen(what)
+}
+
+func (w *watch) PutIfAbsent(ctx context.Context, key string, content []byte) (objectstore.Info, error) {
+	w.tell("put " + key)
+	return w.Store.PutIfAbsent(ctx, key, content)
+}
+
+func (w *watch) PutIfMatch(ctx context.Context, key string, content []byte, etag string) (objectstore.Info, error) {
+	w.tell("replace " + key)
+	return w.Store.PutIfMatch(ctx, key, content, etag)
+}
+
+func (w *watch) List(ctx context.Context, prefix string) iter.Seq2[objectstore.Info, error] {
+	w.tell("list " + prefix)
+	return w.Store.List(ctx, prefix)
+}
+
+// lateWrites keeps the first manifest that is written after arm back, and reports an error.
+type lateWrites struct {
+	objectstore.Store
+	armed   bool
+	key     string
+	content []byte
+}
+
+func (l *lateWrites) arm() { l.armed = true }
+
+func (l *lateWrites) PutIfAbsent(ctx context.Context, key string, content []byte) (objectstore.Info, error) {
+	if l.armed && l.key == "" && strings.Contains(key, "/snapshots/") {
+		l.key, l.content = key, bytes.Clone(content)
+		return objectstore.Info{}, fmt.Errorf("put %s: %w", key, errInjected)
+	}
+	return l.Store.PutIfAbsent(ctx, key, content)
+}
