@@ -379,7 +379,7 @@ func (c *copyInput) Read(p []byte) (int, error) {
 	if n > 0 {
 		c.run.report(false, func(progress *Progress) { progress.Bytes += int64(n) })
 	}
-	if err != nil && err != io.EOF { //nolint:errorlint // io.Pipe hands it on as it is
+	if err != nil && err != io.EOF {
 		c.failed = err
 		return n, errors.New("the snapshot could not be read")
 	}

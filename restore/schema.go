@@ -142,7 +142,7 @@ func (e *listError) Unwrap() error { return e.err }
 
 func (a *archive) list(ctx context.Context, arguments ...string) (contents, error) {
 	cmd := exec.CommandContext(ctx, a.tools.RestorePath(), append([]string{"--list", "/dev/fd/3"}, arguments...)...) //nolint:gosec // found by package postgres
-	cmd.Env = []string{"LC_ALL=C", "PATH=" + os.Getenv("PATH")}
+	cmd.Env = []string{"LC_ALL=C"}
 	cmd.ExtraFiles = []*os.File{a.file}
 	cmd.WaitDelay = 5 * time.Second
 	var stdout, stderr bytes.Buffer
