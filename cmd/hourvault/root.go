@@ -57,6 +57,7 @@ func commands() []func(*app) *cobra.Command {
 		newSnapshotsCommand,
 		newRestoreCommand,
 		newVerifyCommand,
+		newDemoCommand,
 		newVersionCommand,
 		newCompletionCommand,
 	}
