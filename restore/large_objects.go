@@ -43,6 +43,9 @@ func (r *run) loadLargeObjects(ctx context.Context, pages *catalog.StoredTable) 
 		}
 		return nil
 	}
+	if size := r.database.BlockSize; size != 0 && size != 4*largeObjectPage {
+		return fmt.Errorf("large objects come from a server with a block size of %d bytes, whose pages this version cannot place: restore into such a server with a later version", size)
+	}
 	return r.inSession(ctx, func(conn *pgx.Conn) error {
 		if err := r.createLargeObjects(ctx, conn); err != nil {
 			return err

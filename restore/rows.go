@@ -166,6 +166,8 @@ func (r *run) units(tables []catalog.StoredTable, relations map[relationName]rel
 		}
 		unit := loadUnit{tables: []catalog.StoredTable{table}, into: tableName(table), as: roleFor(rel), bytes: table.Bytes}
 		switch {
+		case table.Kind != catalog.KindTable && table.Kind != catalog.KindExtensionConfig:
+			return nil, nil, fmt.Errorf("table %s is of kind %q, which this version does not know: use a newer one", tableName(table), table.Kind)
 		case table.Kind == catalog.KindExtensionConfig:
 			configuration = append(configuration, unit)
 		case table.LoadThrough != 0 && rel.root != 0:
