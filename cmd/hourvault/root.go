@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -132,6 +133,8 @@ func execute(ctx context.Context, args []string, a *app) int {
 		return exitDone
 	}
 	if !a.begun {
+		// Flags behind the one that was not understood were not read; the promise of --json holds all the same.
+		a.global.json = a.global.json || slices.Contains(args, "--json")
 		err = &usageError{fmt.Errorf("%s: see %s --help", firstLine(err.Error()), command.CommandPath())}
 	}
 	// Why it was stopped says more than what the stop broke off.

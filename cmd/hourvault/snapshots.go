@@ -130,9 +130,9 @@ func (a *app) printSnapshots(result snapshotsDocument) error {
 	return table.Flush()
 }
 
-// splitErrors returns the errors that errors.Join put together.
+// splitErrors returns the errors that errors.Join put together; only the outermost is taken apart.
 func splitErrors(err error) []error {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // only the outermost is taken apart
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		return joined.Unwrap()
 	}
 	return []error{err}
