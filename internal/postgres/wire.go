@@ -23,6 +23,10 @@ const closeWait = 2 * time.Second
 //     of connections is what the server sees, and a place in it is given back however the connection ended.
 type serverConn struct {
 	net.Conn
+
+	// reading guards splitter: pgx closes a connection that was given up while another of its goroutines still reads, and a
+	// net.Conn must bear that.
+	reading  sync.Mutex
 	splitter copySplitter
 
 	mutex   sync.Mutex
@@ -37,7 +41,11 @@ func newServerConn(conn net.Conn) *serverConn {
 }
 
 // Read implements net.Conn. A deadline that passes in the middle of a message loses nothing.
-func (c *serverConn) Read(p []byte) (int, error) { return c.splitter.Read(p) }
+func (c *serverConn) Read(p []byte) (int, error) {
+	c.reading.Lock()
+	defer c.reading.Unlock()
+	return c.splitter.Read(p)
+}
 
 // onClose sets the function that Close calls at its end; at once when the connection is closed already.
 func (c *serverConn) onClose(release func()) {
