@@ -98,25 +98,127 @@ func (r *run) loadRows(ctx context.Context) error {
 		queue <- unit
 	}
 	close(queue)
-	group, ctx := errgroup.WithContext(ctx)
+	var postponed []postponedUnit
+	group, groupCtx := errgroup.WithContext(ctx)
 	group.SetLimit(r.options.Jobs)
-	group.Go(func() error { return r.loadLargeObjects(ctx, largeObjects) })
+	group.Go(func() error { return r.loadLargeObjects(groupCtx, largeObjects) })
 	for range min(r.options.Jobs, len(units)) {
 		group.Go(func() error {
 			if len(queue) == 0 {
 				return nil // nothing left by the time a worker could begin
 			}
-			return r.inSession(ctx, func(conn *pgx.Conn) error {
+			return r.inSession(groupCtx, func(conn *pgx.Conn) error {
 				for unit := range queue {
-					if err := r.load(ctx, conn, unit); err != nil {
+					err := r.load(groupCtx, conn, unit)
+					if err == nil {
+						continue
+					}
+					if !mayDependOnOthers(err) {
 						return err
 					}
+					if err := execute(groupCtx, conn, "ROLLBACK"); err != nil {
+						return err
+					}
+					r.mutex.Lock()
+					postponed = append(postponed, postponedUnit{unit, err})
+					r.mutex.Unlock()
 				}
 				return nil
 			})
 		})
 	}
-	return group.Wait()
+	if err := group.Wait(); err != nil || len(postponed) == 0 {
+		return err
+	}
+	return r.loadPostponed(ctx, postponed)
+}
+
+// postponedUnit is a unit that could not be loaded, and why.
+type postponedUnit struct {
+	loadUnit
+	err error
+}
+
+// mayDependOnOthers tells whether loading a table failed in a way in which it can fail because other tables are still empty,
+// or not readable for its owner. A function in a CHECK constraint, a domain or a generated column may read other
+// tables, though PostgreSQL wants none that does, and knows nothing of it; privileges come back after the rows.
+func mayDependOnOthers(err error) bool {
+	switch sqlState(err) {
+	case stateCheckViolation, stateInsufficientPrivilege, stateRaiseException:
+		return true
+	}
+	return false
+}
+
+// loadPostponed tries units again after all others, one after the other, as long as one more can be loaded. What was
+// refused for want of a privilege is tried by the loading role with the right to read every table of this database;
+// roles that read everything by membership would read pg_authid, too, for the customer's functions.
+func (r *run) loadPostponed(ctx context.Context, pending []postponedUnit) (err error) {
+	revoke := func() error { return nil }
+	defer func() { err = errors.Join(err, revoke()) }()
+	return r.inSession(ctx, func(conn *pgx.Conn) error {
+		if r.plan.Superuser && slices.ContainsFunc(pending, func(unit postponedUnit) bool { return sqlState(unit.err) == stateInsufficientPrivilege }) {
+			if !r.loaderCreated {
+				if err := r.createLoader(ctx, conn); err != nil {
+					return err
+				}
+			}
+			var err error
+			if revoke, err = r.letLoaderRead(ctx, conn); err != nil {
+				return err
+			}
+		}
+		for len(pending) > 0 {
+			var failed []postponedUnit
+			for _, unit := range pending {
+				if r.plan.Superuser && sqlState(unit.err) == stateInsufficientPrivilege {
+					unit.as = r.loader
+				}
+				unit.err = r.load(ctx, conn, unit.loadUnit)
+				switch {
+				case unit.err == nil:
+					continue
+				case !mayDependOnOthers(unit.err):
+					return unit.err
+				}
+				if err := execute(ctx, conn, "ROLLBACK"); err != nil {
+					return err
+				}
+				failed = append(failed, unit)
+			}
+			if len(failed) == len(pending) {
+				return failed[0].err
+			}
+			pending = failed
+		}
+		return nil
+	})
+}
+
+// letLoaderRead lets the loading role read the tables of the database being restored until revoke is called. The role
+// cannot be dropped before.
+func (r *run) letLoaderRead(ctx context.Context, conn *pgx.Conn) (revoke func() error, err error) {
+	schemas, err := collect(ctx, conn, "schemas", `SELECT nspname::pg_catalog.text FROM pg_catalog.pg_namespace
+		WHERE nspname NOT IN ('pg_catalog', 'information_schema') AND nspname !~ '^pg_(toast|temp_|toast_temp_)' ORDER BY 1`, pgx.RowTo[catalog.Text])
+	if err != nil {
+		return func() error { return nil }, err
+	}
+	quoted := make([]string, len(schemas))
+	for i, schema := range schemas {
+		quoted[i] = postgres.QuoteIdentifier(schema)
+	}
+	tables := "SELECT ON ALL TABLES IN SCHEMA " + strings.Join(quoted, ", ")
+	loader := postgres.QuoteIdentifier(r.loader)
+	revoke = func() error {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUpTimeout)
+		defer cancel()
+		// A session of its own: this one may be in a transaction that failed, or lost.
+		return r.inSession(ctx, func(conn *pgx.Conn) error { return execute(ctx, conn, "REVOKE "+tables+" FROM "+loader) })
+	}
+	if err := execute(ctx, conn, "GRANT "+tables+" TO "+loader); err != nil {
+		return revoke, fmt.Errorf("let the loading role read: %w", err)
+	}
+	return revoke, nil
 }
 
 // relations reads all tables of the target.
@@ -316,7 +418,7 @@ func (r *run) loaded(unit loadUnit) {
 }
 
 // copyTable streams the rows of table into the relation named by into, and returns the number that the server counted.
-func (r *run) copyTable(ctx context.Context, conn *pgx.Conn, into string, table catalog.StoredTable) (int64, error) {
+func (r *run) copyTable(ctx context.Context, conn *pgx.Conn, into string, table catalog.StoredTable) (_ int64, err error) {
 	var columns string
 	if len(table.Columns) > 0 { // without any, COPY takes empty lines for rows, and no list
 		quoted := make([]string, len(table.Columns))
@@ -345,6 +447,11 @@ func (r *run) copyTable(ctx context.Context, conn *pgx.Conn, into string, table 
 	})
 	defer ended()
 	input := &copyInput{reader: reader, run: r}
+	defer func() {
+		if err != nil { // it may be tried again
+			r.report(false, func(progress *Progress) { progress.Bytes -= input.bytes })
+		}
+	}()
 	tag, err := conn.PgConn().CopyFrom(context.WithoutCancel(ctx), input, sql)
 	_ = reader.CloseWithError(errLoadStopped)
 	stop(errLoadStopped)
@@ -372,6 +479,7 @@ var errLoadStopped = errors.New("loading stopped")
 type copyInput struct {
 	reader io.Reader
 	run    *run
+	bytes  int64
 	failed error
 }
 
@@ -379,6 +487,7 @@ type copyInput struct {
 func (c *copyInput) Read(p []byte) (int, error) {
 	n, err := c.reader.Read(p)
 	if n > 0 {
+		c.bytes += int64(n)
 		c.run.report(false, func(progress *Progress) { progress.Bytes += int64(n) })
 	}
 	if err != nil && err != io.EOF {

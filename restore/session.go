@@ -21,6 +21,9 @@ const (
 	stateDuplicateDatabase      = "42P04"
 	stateObjectInUse            = "55006"
 	stateNotInPrerequisiteState = "55000"
+	stateCheckViolation         = "23514"
+	stateInsufficientPrivilege  = "42501"
+	stateRaiseException         = "P0001"
 )
 
 func sqlState(err error) string {

@@ -11,7 +11,7 @@ import (
 )
 
 // everything are the files of the fixture in the order in which they run in one database.
-var everything = []string{"types.sql", "structure.sql", "code.sql", "security.sql", "names.sql", "replication.sql", "database.sql"}
+var everything = []string{"types.sql", "structure.sql", "reading.sql", "code.sql", "security.sql", "names.sql", "replication.sql", "database.sql"}
 
 // fixtureName is the name of the database with everything.
 const fixtureName = `fx "odd" \ 'näme' %s=?`
