@@ -212,25 +212,28 @@ type discovery struct {
 	problems []serverProblem
 }
 
-// discover asks all servers for their databases. A server that does not answer is a problem of its own.
+// discover asks all servers for their databases. A server that does not answer, or whose password is not there, is a
+// problem of its own and does not keep the others from being backed up.
 func (a *app) discover(ctx context.Context, loaded *config.Config) (*discovery, error) {
 	servers := make([]*postgres.Server, len(loaded.Servers))
 	lists := make([][]postgres.DatabaseEntry, len(loaded.Servers))
 	failures := make([]error, len(loaded.Servers))
-	for i := range loaded.Servers {
-		var err error
-		if servers[i], err = a.openServer(&loaded.Servers[i]); err != nil {
-			return nil, err
-		}
-	}
+	unusable := 0
 	var group errgroup.Group
-	for i, server := range servers {
+	for i := range loaded.Servers {
+		if servers[i], failures[i] = a.openServer(&loaded.Servers[i]); failures[i] != nil {
+			unusable++
+			continue
+		}
 		group.Go(func() error {
-			lists[i], failures[i] = server.Databases(ctx)
+			lists[i], failures[i] = servers[i].Databases(ctx)
 			return nil
 		})
 	}
 	_ = group.Wait()
+	if unusable == len(servers) {
+		return nil, failures[0]
+	}
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
@@ -238,7 +241,7 @@ func (a *app) discover(ctx context.Context, loaded *config.Config) (*discovery, 
 	names := map[catalog.Text]int{}
 	for i, server := range servers {
 		if failures[i] != nil {
-			found.problems = append(found.problems, serverProblem{Server: server.Name(), Error: safe(failures[i].Error())})
+			found.problems = append(found.problems, serverProblem{Server: loaded.Servers[i].Name, Error: safe(failures[i].Error())})
 		}
 		for _, database := range lists[i] {
 			live := liveWorkspace{server: server, database: database}
@@ -394,14 +397,16 @@ func (a *app) printBackup(ctx context.Context, result backupDocument) error {
 	for _, one := range result.Workspaces {
 		if one.Status != statusDone {
 			again = again || one.TryAgain
-			if one.Status == statusNotBegun && len(result.Workspaces) > 1 {
+			if one.Status == statusNotBegun && len(result.Workspaces) > 1 && a.peopleWatch() { // else it is logged
 				a.say("hourvault: %s: %s", console.Printable(one.Workspace), one.Error)
 			}
 			continue
 		}
 		s := one.Snapshot
-		for _, warning := range s.Warnings {
-			a.say("hourvault: %s: warning: %s", console.Printable(one.Workspace), warningLine(warning))
+		if a.peopleWatch() { // else they are logged
+			for _, warning := range s.Warnings {
+				a.say("hourvault: %s: warning: %s", console.Printable(one.Workspace), warningLine(warning))
+			}
 		}
 		table.Row(one.Workspace, s.Snapshot, a.formatTime(s.Time), strconv.FormatUint(s.Rows, 10), console.FormatSize(one.ReadBytes), size(s.NewBytes),
 			size(s.StoredBytes), console.FormatDuration(one.DurationNS), strconv.FormatUint(s.Sequence, 10), s.ManifestSHA256)
@@ -477,11 +482,13 @@ func (b *backupBar) retotal() {
 func (b *backupBar) note(line string) {
 	b.mutex.Lock()
 	defer b.mutex.Unlock()
-	if b.bar == nil {
+	switch {
+	case !b.app.peopleWatch(): // it is logged
+	case b.bar == nil:
 		b.app.say("%s", line)
-		return
+	default:
+		b.bar.Note(line)
 	}
-	b.bar.Note(line)
 }
 
 func (b *backupBar) finish(err error) {

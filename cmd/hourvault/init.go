@@ -79,6 +79,12 @@ func runInit(ctx context.Context, a *app) error {
 	if exists {
 		return repositoryIsThere(objects.Location())
 	}
+	// A store that does not do what hourvault relies on must not get a repository.
+	for _, probed := range objectstore.Probe(ctx, objects) {
+		if !probed.OK {
+			return fmt.Errorf("%s cannot hold a repository: %s: %s: %s", objects.Location(), probed.Name, probed.Detail, probed.Hint)
+		}
+	}
 
 	if makeKey {
 		if key, err = crypto.CreateRootKeyFile(loaded.RootKey.Path); err != nil {

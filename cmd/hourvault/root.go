@@ -170,11 +170,14 @@ func (a *app) answer(document any) error {
 // peopleWatch says whether standard error is for people: with the log format json it holds log entries alone.
 func (a *app) peopleWatch() bool { return a.global.logFormat != logJSON }
 
-// say writes a line for people.
+// say writes a line for people; with the log format json it becomes an entry, so that nothing is lost.
 func (a *app) say(format string, args ...any) {
-	if a.peopleWatch() {
-		_, _ = fmt.Fprintln(a.streams.Err, console.Text(fmt.Sprintf(format, args...)))
+	text := console.Text(fmt.Sprintf(format, args...))
+	if !a.peopleWatch() {
+		a.logger.Info("note", zap.String("text", strings.TrimPrefix(text, "hourvault: ")))
+		return
 	}
+	_, _ = fmt.Fprintln(a.streams.Err, text)
 }
 
 // progress begins to show progress to people. Finish must be called.
