@@ -17,7 +17,7 @@ import (
 // KeySize is the length of every secret key in bytes.
 const KeySize = 32
 
-// Key is a secret of 256 bits. Under every verb it prints as redacted.
+// Key is a secret of 256 bits. Under every verb it prints as redacted, also where it was copied out of its pointer.
 type Key struct {
 	secret [KeySize]byte
 }
@@ -44,16 +44,16 @@ func KeyFromBytes(secret []byte) (*Key, error) {
 func (k *Key) Wipe() { clear(k.secret[:]) }
 
 // String hides the secret.
-func (k *Key) String() string { return "[redacted key]" }
+func (k Key) String() string { return "[redacted key]" }
 
 // GoString hides the secret.
-func (k *Key) GoString() string { return k.String() }
+func (k Key) GoString() string { return k.String() }
 
 // Format hides the secret under every verb.
-func (k *Key) Format(state fmt.State, _ rune) { fmt.Fprint(state, k.String()) }
+func (k Key) Format(state fmt.State, _ rune) { fmt.Fprint(state, k.String()) }
 
 // MarshalText hides the secret from encoders that would print it by reflection.
-func (k *Key) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
+func (k Key) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
 
 // derive returns 32 bytes for one purpose: HKDF-SHA-256 (RFC 5869) of the secret with the salt and the label as info.
 func (k *Key) derive(salt []byte, label string) []byte {

@@ -10,10 +10,12 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 )
 
 // ErrWrongRootKey says that a wrapped key was not wrapped with this root key for this place, or was damaged.
@@ -124,7 +126,8 @@ const maxRootKeyFile = 4096
 // ReadRootKeyFile reads a root key from a regular file that nobody but its owner can read or write (mode 0600 or
 // narrower); a wider one is refused, because whoever read it can open every backup.
 func ReadRootKeyFile(path string) (*LocalRootKey, error) {
-	file, err := os.Open(path)
+	// Without O_NONBLOCK opening a pipe would wait for somebody who writes to it.
+	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("root key %s: no such file; hourvault init makes one, and existing backups need the one they were made with: %w", path, fs.ErrNotExist)
 	}
@@ -147,8 +150,12 @@ func ReadRootKeyFile(path string) (*LocalRootKey, error) {
 		return nil, fmt.Errorf("root key %s: has %d bytes; a root key is 32 random bytes, plain or in base64", path, info.Size())
 	}
 	material := make([]byte, info.Size()+1)
-	n, err := file.Read(material)
-	if err != nil && n == 0 && info.Size() > 0 {
+	n, err := io.ReadFull(file, material)
+	if err != io.ErrUnexpectedEOF && err != io.EOF { // the end must come before the last byte of material
+		clear(material)
+		if err == nil {
+			err = errors.New("grew while it was read")
+		}
 		return nil, fmt.Errorf("root key %s: %w", path, err)
 	}
 	return ParseLocalRootKey(material[:n], path)
