@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/jackc/pgx/v5"
 
@@ -202,6 +203,11 @@ func (c *preflightCheck) name() {
 }
 
 func (c *preflightCheck) nameIsFree() error {
+	// The name is given by a statement in the maintenance database: a server takes none that is invalid in its encoding.
+	if c.conn.PgConn().ParameterStatus("server_encoding") == "UTF8" && !utf8.ValidString(c.options.Into) {
+		c.problem("name", "the database name %q is not valid in the encoding of database %q (UTF8): choose another name, or name a maintenance database of another encoding in the dsn",
+			c.options.Into, c.target.MaintenanceDatabase())
+	}
 	names, err := c.names("databases", "SELECT datname::pg_catalog.text FROM pg_catalog.pg_database")
 	if err == nil && slices.Contains(names, catalog.Text(c.options.Into)) {
 		c.problems = append(c.problems, Problem{

@@ -1,11 +1,13 @@
 package endtoend_test
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
 
 	"github.com/hourvault/hourvault/internal/testenv"
+	"github.com/hourvault/hourvault/restore"
 )
 
 // checkSame compares what pg_dump and the properties say of two databases of one cluster, and returns the dump's size.
@@ -85,5 +87,21 @@ func TestValueOf100MillionBytesComesBack(t *testing.T) {
 	const all = "select * from public.large"
 	if want, got := contentDigest(t, cluster, database, all), contentDigest(t, cluster, into, all); got != want {
 		t.Errorf("restored rows: %s, want %s", got, want)
+	}
+}
+
+// TestNameThatTheServerCannotGiveIsRefusedBeforehand: the name is given last, when everything was loaded.
+func TestNameThatTheServerCannotGiveIsRefusedBeforehand(t *testing.T) {
+	cluster := testenv.Postgres(t, 17)
+	database := cluster.CreateDatabase(t, "TEMPLATE template0")
+	vault, server := newVault(t, directory(t)), newServer(t, cluster, "postgres")
+	snapshot := vault.backup(t, server, database)
+	err := vault.tryRestore(t, snapshot, server, "caf\xe9")
+	refused, ok := errors.AsType[*restore.PreflightError](err)
+	if !ok {
+		t.Fatalf("restore: %v, want a *restore.PreflightError", err)
+	}
+	if len(refused.Problems) != 1 || refused.Problems[0].Code != "name" {
+		t.Errorf("problems: %+v", refused.Problems)
 	}
 }

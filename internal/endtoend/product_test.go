@@ -3,7 +3,6 @@ package endtoend_test
 import (
 	"bytes"
 	"context"
-	"errors"
 	"io"
 	"testing"
 	"time"
@@ -160,24 +159,33 @@ func (v *vault) tryBackup(t *testing.T, server *postgres.Server, database string
 // restore puts a snapshot back into a new database.
 func (v *vault) restore(t *testing.T, snapshot taken, server *postgres.Server, into string) restore.Result {
 	t.Helper()
-	var result restore.Result
-	v.with(t, func(repo *repository.Repository) {
-		workspace, err := repo.FindWorkspace(t.Context(), snapshot.identity)
-		if err != nil {
-			t.Fatal(err)
-		}
-		stored, err := workspace.OpenSnapshot(t.Context(), snapshot.id)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if result, err = restore.Run(t.Context(), server, stored, restore.Options{Into: into, Jobs: 3}); err != nil {
-			if wrong, ok := errors.AsType[*restore.Error](err); ok {
-				t.Fatalf("restore into %q failed while to %s: %v", into, wrong.Phase, err)
-			}
-			t.Fatalf("restore into %q: %v", into, err)
-		}
-	})
+	result, err := v.runRestore(t, snapshot, server, into)
+	if err != nil {
+		t.Fatalf("restore into %q: %v", into, err)
+	}
 	return result
+}
+
+func (v *vault) tryRestore(t *testing.T, snapshot taken, server *postgres.Server, into string) error {
+	t.Helper()
+	_, err := v.runRestore(t, snapshot, server, into)
+	return err
+}
+
+func (v *vault) runRestore(t *testing.T, snapshot taken, server *postgres.Server, into string) (result restore.Result, err error) {
+	t.Helper()
+	v.with(t, func(repo *repository.Repository) {
+		workspace, findErr := repo.FindWorkspace(t.Context(), snapshot.identity)
+		if findErr != nil {
+			t.Fatal(findErr)
+		}
+		stored, openErr := workspace.OpenSnapshot(t.Context(), snapshot.id)
+		if openErr != nil {
+			t.Fatal(openErr)
+		}
+		result, err = restore.Run(t.Context(), server, stored, restore.Options{Into: into, Jobs: 3})
+	})
+	return result, err
 }
 
 // checkWarnings fails for every warning whose code is not among those that are expected, and for each of those that
