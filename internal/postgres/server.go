@@ -343,9 +343,10 @@ func (s *Server) connect(ctx context.Context, database string, purpose Purpose, 
 			config.RuntimeParams["transaction_timeout"] = "0"
 		}
 		conn, err := pgx.ConnectConfig(ctx, config)
+		version := 0
 		if err == nil {
 			err = pin(ctx, conn, purpose, s.lockTimeout.Milliseconds())
-			version, _ := reportedVersion(conn.PgConn().ParameterStatus("server_version"))
+			version, _ = reportedVersion(conn.PgConn().ParameterStatus("server_version"))
 			s.mutex.Lock()
 			s.version = version
 			s.mutex.Unlock()
@@ -356,8 +357,8 @@ func (s *Server) connect(ctx context.Context, database string, purpose Purpose, 
 			closeConn(ctx, conn)
 		}
 		// A database's own transaction_timeout may strike before it is pinned. It can be set on connecting only where the
-		// server is known to have it, which this error shows.
-		if hasState(err, stateTransactionTimeout) && !hasTransactionTimeout {
+		// server is known to have it: by this error, or by its version where the error was lost to a broken pipe.
+		if !hasTransactionTimeout && ctx.Err() == nil && (hasState(err, stateTransactionTimeout) || version >= 170000) {
 			hasTransactionTimeout = true
 			continue
 		}

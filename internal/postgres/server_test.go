@@ -337,7 +337,7 @@ func TestConnectionsNeverExceedTheBudget(t *testing.T) {
 		watching.Go(func() {
 			for ctx.Err() == nil {
 				var now int
-				if err := watcher.QueryRow(context.Background(), "select count(*)::int from pg_stat_activity where usename = $1", role).Scan(&now); err != nil {
+				if err := watcher.QueryRow(context.Background(), "select count(*)::int from pg_stat_activity, pg_sleep(0.002) where usename = $1", role).Scan(&now); err != nil {
 					t.Error(err)
 					return
 				}

@@ -32,6 +32,9 @@ func await(t *testing.T, conn *pgx.Conn, sql string, args ...any) {
 		if done {
 			return
 		}
+		if _, err := conn.Exec(ctx, "select pg_sleep(0.005)"); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

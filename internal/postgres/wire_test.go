@@ -46,8 +46,9 @@ func splitCopy(t *testing.T, source io.Reader, limit int, seed uint64) []byte {
 	random := rand.New(rand.NewPCG(seed, 2))
 	splitter := &copySplitter{source: source, limit: limit}
 	var out []byte
+	space := make([]byte, 40000)
 	for {
-		buffer := make([]byte, 1+random.IntN(40000))
+		buffer := space[:1+random.IntN(len(space))]
 		n, err := splitter.Read(buffer)
 		out = append(out, buffer[:n]...)
 		if err == io.EOF {
