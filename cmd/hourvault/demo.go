@@ -50,6 +50,9 @@ func runDemo(ctx context.Context, a *app, opts demoOptions) error {
 	a.say("hourvault demo: a story on throw-away parts; all of it is removed at the end, also after Ctrl-C\n")
 	report, err := demo.Run(ctx, demo.Options{BinDir: opts.binDir, Version: buildVersion().Version, Keep: opts.keep, Observer: told})
 	told.finish(report)
+	if opts.binDir != "" && errors.Is(err, demo.ErrNoServer) {
+		err = usagef("--pg-bin-dir: %w", err)
+	}
 	if a.global.json {
 		if err != nil {
 			report.Error = safe(err.Error())

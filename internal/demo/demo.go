@@ -44,8 +44,12 @@ type Options struct {
 	// Observer, when set, is told what happens. Its calls do not overlap.
 	Observer Observer
 
+	// small makes workspaces that are too small to impress anyone, for tests.
+	small bool
 	// beforeComparison, when set, may change the restored copy: so tests see a proof fail.
-	beforeComparison func(ctx context.Context, cluster *throwaway.Cluster, database string) error
+	beforeComparison func(ctx context.Context, d *demo) error
+	// tempDir is where everything is written, instead of the system's directory for temporary files.
+	tempDir string
 }
 
 // Observer follows a demonstration.
@@ -85,21 +89,27 @@ const (
 // serverName is the server's name in the repository.
 const serverName = "demo"
 
-// content is the size of a workspace, in rows.
-type content struct {
-	database          string
-	customers, events int
+// workspace is a database to make and its size, in rows.
+type workspace struct {
+	database                 string
+	customers, events, files int
 }
 
 // workspaces are the databases that are made.
-func workspaces() []content {
-	return []content{{Damaged, 2000, 60000}, {"globex", 800, 25000}, {`Möbel "Nord"`, 300, 10000}}
+func (d *demo) workspaces() []workspace {
+	if d.options.small {
+		return []workspace{{Damaged, 80, 1000, 10}, {"globex", 60, 500, 5}, {`Möbel "Nord"`, 60, 500, 5}}
+	}
+	return []workspace{{Damaged, 2000, 60000, 100}, {"globex", 800, 25000, 60}, {`Möbel "Nord"`, 300, 10000, 30}}
 }
+
+// ErrNoServer says that the programs of a PostgreSQL server that could be used were not found.
+var ErrNoServer = errors.New("no PostgreSQL server to show it with")
 
 // ErrNotProven says that the demonstration came to its end and that a proof failed: the report says which.
 var ErrNotProven = errors.New("the restored workspace could not be proven equal")
 
-// Run makes the demonstration. The report is never nil; when the error is not nil it holds what was reached. Everything that
+// Run makes the demonstration. Its errors may be ErrNoServer and ErrNotProven, or are the first step's that failed. The report is never nil; when the error is not nil it holds what was reached. Everything that
 // was started is stopped and, without Options.Keep, everything written is removed before Run returns, also when ctx ends.
 func Run(ctx context.Context, options Options) (report *Report, err error) {
 	begin := time.Now()
@@ -108,6 +118,9 @@ func Run(ctx context.Context, options Options) (report *Report, err error) {
 		err = errors.Join(err, d.end())
 		d.report.Duration = time.Since(begin)
 	}()
+	if d.options.tempDir == "" {
+		d.options.tempDir = os.TempDir()
+	}
 	if d.tools, err = findServer(options.BinDir); err != nil {
 		return d.report, err
 	}
@@ -126,7 +139,7 @@ func Run(ctx context.Context, options Options) (report *Report, err error) {
 		{StageDamage, "a script meant for a test database runs in " + Damaged, d.damage},
 		{StageThird, "the next hour comes: snapshots are taken of the damage, too", func(ctx context.Context) error { return d.takeSnapshots(ctx, StageThird) }},
 		{StageRestore, fmt.Sprintf("restore %s to the moment before, beside the live database", Damaged), d.restore},
-		{StageCompare, "compare the restored database with what was written down", d.compare},
+		{StageCompare, "compare the restored database with what was written down", func(ctx context.Context) error { return d.compare(ctx, Restored) }},
 		{StageUntouched, "compare what must not have been touched", d.untouched},
 		{StageVerify, "verify the repository, reading all data", d.verify},
 	} {
@@ -192,14 +205,14 @@ func (d *demo) step(ctx context.Context, stage Stage, title string, do func(cont
 }
 
 func (d *demo) startServer(ctx context.Context) error {
-	if err := serverprocess.RemoveAbandoned(os.TempDir()); err != nil {
+	if err := serverprocess.RemoveAbandoned(d.options.tempDir); err != nil {
 		return fmt.Errorf("remove what an earlier demonstration left: %w", err)
 	}
 	var err error
 	if d.identity, err = serverprocess.Unprivileged(); err != nil {
 		return err
 	}
-	if d.workDir, err = serverprocess.NewWorkDir(os.TempDir()); err != nil {
+	if d.workDir, err = serverprocess.NewWorkDir(d.options.tempDir); err != nil {
 		return err
 	}
 	dir, err := d.workDir.Subdirectory("postgres-*", d.identity)
@@ -241,7 +254,7 @@ func (d *demo) rootKeyFile() string { return filepath.Join(d.base, "root.key") }
 func (d *demo) repositoryDir() string { return filepath.Join(d.base, "repository") }
 
 func (d *demo) makeWorkspaces(ctx context.Context) error {
-	for i, workspace := range workspaces() {
+	for i, workspace := range d.workspaces() {
 		if _, err := d.psql(ctx, "postgres", "CREATE DATABASE "+postgres.QuoteIdentifier(catalog.Text(workspace.database))+" OWNER helpdesk_owner;"); err != nil {
 			return err
 		}
@@ -263,8 +276,8 @@ func (d *demo) makeWorkspaces(ctx context.Context) error {
 	return nil
 }
 
-func (c content) variables() []string {
-	return []string{fmt.Sprintf("customers=%d", c.customers), fmt.Sprintf("events=%d", c.events)}
+func (w workspace) variables() []string {
+	return []string{fmt.Sprintf("customers=%d", w.customers), fmt.Sprintf("events=%d", w.events), fmt.Sprintf("files=%d", w.files)}
 }
 
 // entries are the workspaces' databases, in the order of workspaces.
@@ -274,15 +287,15 @@ func (d *demo) entries(ctx context.Context) ([]postgres.DatabaseEntry, error) {
 		return nil, err
 	}
 	var entries []postgres.DatabaseEntry
-	for _, workspace := range workspaces() {
+	for _, workspace := range d.workspaces() {
 		for _, entry := range all {
 			if string(entry.Name) == workspace.database {
 				entries = append(entries, entry)
 			}
 		}
 	}
-	if len(entries) != len(workspaces()) {
-		return nil, fmt.Errorf("%d of %d workspaces are on the server", len(entries), len(workspaces()))
+	if len(entries) != len(d.workspaces()) {
+		return nil, fmt.Errorf("%d of %d workspaces are on the server", len(entries), len(d.workspaces()))
 	}
 	return entries, nil
 }
@@ -322,7 +335,7 @@ func (d *demo) takeSnapshots(ctx context.Context, stage Stage) error {
 }
 
 func (d *demo) work(ctx context.Context) error {
-	for _, workspace := range workspaces() {
+	for _, workspace := range d.workspaces() {
 		if err := d.script(ctx, workspace.database, "hour.sql", workspace.variables()...); err != nil {
 			return err
 		}
@@ -333,7 +346,7 @@ func (d *demo) work(ctx context.Context) error {
 // witness writes down what the workspaces are, and the instant at which they are that.
 func (d *demo) witness(ctx context.Context) (err error) {
 	d.before = map[string]*contents{}
-	for _, workspace := range workspaces() {
+	for _, workspace := range d.workspaces() {
 		if d.before[workspace.database], err = d.content(ctx, workspace.database); err != nil {
 			return err
 		}
@@ -387,7 +400,7 @@ func (d *demo) restore(ctx context.Context) error {
 			Phases: d.restored.Phases, Warnings: d.restored.Warnings, Duration: time.Since(begin),
 		}
 		if d.options.beforeComparison != nil {
-			return d.options.beforeComparison(ctx, d.cluster, Restored)
+			return d.options.beforeComparison(ctx, d)
 		}
 		return nil
 	}
@@ -412,9 +425,9 @@ func newestAt(ctx context.Context, workspace *repository.Workspace, at time.Time
 	return nil, fmt.Errorf("no snapshot at or before %s", at.Format(time.RFC3339))
 }
 
-// compare holds the restored database against what was written down before the damage.
-func (d *demo) compare(ctx context.Context) error {
-	got, err := d.content(ctx, Restored)
+// compare holds a restored database against what was written down before the damage.
+func (d *demo) compare(ctx context.Context, restored string) error {
+	got, err := d.content(ctx, restored)
 	if err != nil {
 		return err
 	}
@@ -427,7 +440,7 @@ func (d *demo) compare(ctx context.Context) error {
 		}
 	}
 	d.prove("rows", equal == len(d.report.Tables) && equal > 0, fmt.Sprintf("%d of %d tables, sequences, materialized views and the large objects: equal SHA-256 of what COPY prints", equal, len(d.report.Tables)), want.difference(got))
-	dump, err := d.pgDump(ctx, Restored)
+	dump, err := d.pgDump(ctx, restored)
 	if err != nil {
 		return err
 	}
@@ -440,7 +453,7 @@ func (d *demo) compare(ctx context.Context) error {
 
 // untouched shows that snapshots and restore changed neither the other workspaces nor the live, damaged one.
 func (d *demo) untouched(ctx context.Context) error {
-	for _, workspace := range workspaces() {
+	for _, workspace := range d.workspaces() {
 		want := d.before[workspace.database]
 		if workspace.database == Damaged {
 			want = d.damaged
@@ -482,7 +495,7 @@ func (d *demo) verify(ctx context.Context) error {
 		verified.RepositoryBytes += object.Size
 	}
 	d.report.Verify = verified
-	snapshots := len(d.report.Rounds) * len(workspaces())
+	snapshots := len(d.report.Rounds) * len(d.workspaces())
 	d.prove("verify", len(verified.Problems) == 0 && verified.Snapshots == snapshots, fmt.Sprintf("verify read %d snapshots and found no problem", verified.Snapshots),
 		fmt.Sprintf("verify found %d of %d snapshots and %d problems", verified.Snapshots, snapshots, len(verified.Problems)))
 	return nil
@@ -537,7 +550,7 @@ func (d *demo) keep() error {
 			return fmt.Errorf("keep the files: %w", err)
 		}
 	}
-	kept.Start = fmt.Sprintf("%s -D %s -o '-p %d -k %s' -l %s start", filepath.Join(d.tools.Dir, "pg_ctl"), filepath.Join(kept.Cluster, "data"), d.cluster.Port(), kept.Cluster, filepath.Join(kept.Cluster, "log"))
+	kept.Start = fmt.Sprintf("%s -D %s -o '-p %d -k %s' -l %s start", filepath.Join(d.tools.Dir, "pg_ctl"), filepath.Join(kept.Cluster, "data"), d.cluster.Port(), kept.Cluster, filepath.Join(kept.Cluster, "server.log"))
 	d.report.Kept = kept
 	return nil
 }

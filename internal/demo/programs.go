@@ -27,29 +27,37 @@ func findServer(binDir string) (postgres.Tools, error) {
 	}
 	found, err := postgres.FindTools(binDirs)
 	if err != nil {
-		return postgres.Tools{}, err
+		return postgres.Tools{}, fmt.Errorf("%w: %w", ErrNoServer, err)
 	}
-	complete := slices.DeleteFunc(found, func(tools postgres.Tools) bool {
-		return binDir != "" && tools.Dir != binDir || tools.Major < oldestMajor || missingProgram(tools) != ""
-	})
-	if len(complete) > 0 {
-		return slices.MaxFunc(complete, func(x, y postgres.Tools) int { return x.Major - y.Major }), nil
-	}
-	if binDir != "" {
-		return postgres.Tools{}, fmt.Errorf("%s does not hold a PostgreSQL server of version %d or later with all its programs (initdb, postgres, psql, pg_dump, pg_restore)", binDir, oldestMajor)
-	}
-	return postgres.Tools{}, fmt.Errorf("no PostgreSQL server of version %d or later is installed (looked in /usr/lib/postgresql, /usr/pgsql-* and PATH): on Debian and Ubuntu, apt-get install postgresql; or name the directory of initdb and postgres with --pg-bin-dir", oldestMajor)
+	return chooseServer(found, binDir)
 }
 
-// missingProgram returns the name of a program that a demonstration needs besides pg_dump and pg_restore and that is not
-// there.
-func missingProgram(tools postgres.Tools) string {
-	for _, name := range []string{"initdb", "postgres", "psql"} {
-		if _, err := exec.LookPath(filepath.Join(tools.Dir, name)); err != nil {
-			return name
+// chooseServer returns the newest version in found that has all programs; with binDir only from there.
+func chooseServer(found []postgres.Tools, binDir string) (postgres.Tools, error) {
+	var complete []postgres.Tools
+	for _, tools := range found {
+		if (binDir == "" || tools.Dir == binDir) && tools.Major >= oldestMajor && hasServer(tools) {
+			complete = append(complete, tools)
 		}
 	}
-	return ""
+	switch {
+	case len(complete) > 0:
+		return slices.MaxFunc(complete, func(x, y postgres.Tools) int { return x.Major - y.Major }), nil
+	case binDir != "":
+		return postgres.Tools{}, fmt.Errorf("%w: %s does not hold all programs (initdb, postgres, psql, pg_dump, pg_restore) of version %d or later", ErrNoServer, binDir, oldestMajor)
+	default:
+		return postgres.Tools{}, fmt.Errorf("%w: none of version %d or later is in /usr/lib/postgresql, /usr/pgsql-* or PATH: on Debian and Ubuntu, apt-get install postgresql; or name the directory of initdb and postgres with --pg-bin-dir", ErrNoServer, oldestMajor)
+	}
+}
+
+// hasServer says whether the programs that a demonstration needs besides pg_dump and pg_restore are there.
+func hasServer(tools postgres.Tools) bool {
+	for _, name := range []string{"initdb", "postgres", "psql"} {
+		if _, err := exec.LookPath(filepath.Join(tools.Dir, name)); err != nil {
+			return false
+		}
+	}
+	return true
 }
 
 // script runs one of the package's scripts in a database as superuser. Variables are name=value.

@@ -1,5 +1,5 @@
 -- One workspace of a made-up help desk with billing: what a product stores for one customer, and some things that
--- backups have been known to get wrong. Variables: customers, events (numbers of rows), seed.
+-- backups have been known to get wrong. Variables: customers, events, files (numbers of rows), seed.
 BEGIN;
 SET LOCAL client_min_messages = warning;
 SELECT setseed(:seed / 10.0);
@@ -102,7 +102,7 @@ CREATE TABLE app.files (id int PRIMARY KEY, document_id bigint REFERENCES app.do
 ALTER TABLE app.files ALTER COLUMN content SET STORAGE EXTERNAL;
 INSERT INTO app.files
 	SELECT f, f, 'scan ' || f || '.pdf', (SELECT string_agg(sha256(convert_to(:seed || '/' || f || '/' || n, 'UTF8')), ''::bytea) FROM generate_series(1, 20 + f % 200 * 6) AS n)
-	FROM generate_series(1, 100) AS f;
+	FROM generate_series(1, :files) AS f;
 
 CREATE INDEX ON app.files (document_id);
 
