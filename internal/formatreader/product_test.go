@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -253,7 +254,72 @@ func (s *snapshot) matches(t *testing.T, want seen) (forms map[string]bool) {
 			t.Error(err)
 		}
 	}
+	s.checkFields(t)
 	return forms
+}
+
+// unnamedFields returns the paths of fields that a parsed value has and that a type, which has those of the page, has not.
+func unnamedFields(value any, named reflect.Type, path string) (unnamed []string) {
+	switch named.Kind() {
+	case reflect.Pointer:
+		return unnamedFields(value, named.Elem(), path)
+	case reflect.Slice:
+		elements, _ := value.([]any)
+		for _, element := range elements {
+			unnamed = append(unnamed, unnamedFields(element, named.Elem(), path+"[]")...)
+		}
+		return unnamed
+	case reflect.Struct:
+		object, _ := value.(map[string]any)
+		fields := make(map[string]reflect.Type)
+		for _, field := range reflect.VisibleFields(named) {
+			fields[field.Tag.Get("json")] = field.Type
+		}
+		for name, value := range object {
+			if field, ok := fields[name]; ok {
+				unnamed = append(unnamed, unnamedFields(value, field, path+"."+name)...)
+			} else {
+				unnamed = append(unnamed, path+"."+name)
+			}
+		}
+	}
+	return unnamed
+}
+
+// checkFields finds fields in what the product wrote that the page does not name.
+func (s *snapshot) checkFields(t *testing.T) {
+	t.Helper()
+	type top struct {
+		manifest
+		Format   int64    `json:"format"`
+		Features []string `json:"features"`
+		Rewrite  []struct {
+			Pack packName `json:"pack"`
+			Part uint32   `json:"part"`
+		} `json:"rewrite"`
+	}
+	unnamed := unnamedFields(s.tree, reflect.TypeFor[top](), "manifest")
+	for _, list := range []struct {
+		records
+		kind  byte
+		named reflect.Type
+	}{
+		{s.Tables, kindTables, reflect.TypeFor[tableRecord]()},
+		{s.Sequences, kindSequences, reflect.TypeFor[sequenceRecord]()},
+		{s.LargeObjects, kindLargeObjects, reflect.TypeFor[largeObjectRecord]()},
+	} {
+		trees, err := readRecords[any](s, list.records, list.kind)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, tree := range trees {
+			unnamed = append(unnamed, unnamedFields(tree, list.named, kindLabel(list.kind))...)
+		}
+	}
+	slices.Sort(unnamed)
+	if unnamed = slices.Compact(unnamed); len(unnamed) > 0 {
+		t.Errorf("snapshot %s has fields that the page does not name: %s", s.id, unnamed)
+	}
 }
 
 // checkArchive lets pg_restore list the schema archive, and looks at the creation time in its header.

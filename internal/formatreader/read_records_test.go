@@ -128,6 +128,9 @@ func decodeInto(value any, into reflect.Value) error {
 	case reflect.Pointer:
 		into.Set(reflect.New(into.Type().Elem()))
 		return decodeInto(value, into.Elem())
+	case reflect.Interface:
+		into.Set(reflect.ValueOf(value))
+		return nil
 	case reflect.Struct:
 		object, ok := value.(map[string]any)
 		if !ok {

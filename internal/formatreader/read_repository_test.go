@@ -348,6 +348,7 @@ type mark struct {
 type snapshot struct {
 	manifest
 	workspace      *workspace
+	tree           any // the manifest as parsed, fields unknown to this reader included
 	id             snapshotID
 	sha256         [32]byte
 	packs          map[packName]packEntry
@@ -421,6 +422,7 @@ func (w *workspace) openSnapshot(id snapshotID) (*snapshot, error) {
 		err = checkPreamble(tree)
 	}
 	if err == nil {
+		s.tree = tree
 		err = decodeJSON(tree, &s.manifest)
 	}
 	if err == nil {
