@@ -172,25 +172,33 @@ func runRestore(ctx context.Context, a *app, opts restoreOptions) error {
 		return a.printPlan(intent, target.Name, plan)
 	}
 
-	// The bar begins after the checks: what they refuse is told in one line.
+	// Nothing is shown before the checks are over: what they refuse is told in one line. Rows have a bar, whose time left
+	// would be a lie about the phases after them.
 	var bar *console.Progress
 	var phase restore.Phase
 	var shown int64
 	options.Progress = func(p restore.Progress) { // calls do not overlap
-		if p.Phase == restore.PhaseCheck {
-			return
-		}
-		if bar == nil {
-			a.say("restoring %s to server %s", intent, target.Name)
-			bar = a.progress("restore "+workspace.name, console.Bytes, 0)
-		}
 		if p.Phase != phase {
 			phase = p.Phase
-			bar.Note(fmt.Sprintf("%s ...", phase))
+			if bar != nil {
+				bar.Finish(nil)
+				bar = nil
+			}
+			switch phase {
+			case restore.PhaseCheck:
+			case restore.PhaseCreate:
+				a.say("restoring %s to server %s", intent, target.Name)
+			case restore.PhaseRows:
+				bar = a.progress(string(phase), console.Bytes, p.BytesTotal)
+			default:
+				a.say("%s ...", phase)
+			}
 		}
-		bar.SetTotal(p.BytesTotal)
-		bar.Add(p.Bytes - shown)
-		shown = p.Bytes
+		if bar != nil {
+			bar.SetTotal(p.BytesTotal)
+			bar.Add(p.Bytes - shown)
+			shown = p.Bytes
+		}
 	}
 	result, err := restore.Run(ctx, server, snapshot, options)
 	if bar != nil {
@@ -293,8 +301,8 @@ func (a *app) printPlan(intent, server string, plan restore.Plan) error {
 	for _, warning := range plan.Warnings {
 		a.say("hourvault: warning: %s", warningLine(warning))
 	}
-	_, err := fmt.Fprintf(a.streams.Out, "would restore %s into database %s on server %s (PostgreSQL %d, pg_restore %s)\n%d tables, %d rows, %s; nothing was changed\n",
-		intent, console.Printable(plan.Into), server, plan.TargetVersion/10000, plan.PgRestore, plan.Tables, plan.Rows, console.FormatSize(plan.Bytes))
+	_, err := fmt.Fprintf(a.streams.Out, "would restore %s into database %s on server %s (PostgreSQL %d, pg_restore %s)\n%s, %d rows, %s; nothing was changed\n",
+		intent, console.Printable(plan.Into), server, plan.TargetVersion/10000, plan.PgRestore, count(plan.Tables, "table"), plan.Rows, console.FormatSize(plan.Bytes))
 	for _, role := range plan.CreateRoles {
 		if err == nil {
 			_, err = fmt.Fprintf(a.streams.Out, "would make role %s\n", console.Printable(string(role.Name)))
@@ -307,21 +315,21 @@ func (a *app) printRestored(workspace namedWorkspace, server string, result rest
 	for _, warning := range result.Warnings {
 		a.say("hourvault: warning: %s", warningLine(warning))
 	}
-	_, err := fmt.Fprintf(a.streams.Out, "restored %s into database %s on server %s in %s: %d tables, %d rows, %s, %d large objects, %d sequences\n",
-		console.Printable(workspace.name), console.Printable(result.Database), server, console.FormatDuration(took), result.Tables, result.Rows,
-		console.FormatSize(result.Bytes), result.LargeObjects, result.Sequences)
+	_, err := fmt.Fprintf(a.streams.Out, "restored %s into database %s on server %s in %s: %s, %d rows, %s, %s, %s\n",
+		console.Printable(workspace.name), console.Printable(result.Database), server, console.FormatDuration(took), count(result.Tables, "table"), result.Rows,
+		console.FormatSize(result.Bytes), count(int(result.LargeObjects), "large object"), count(result.Sequences, "sequence"))
 	if err != nil {
 		return err
 	}
-	table := console.NewTable(a.streams.Out)
+	out := &errWriter{out: a.streams.Out}
 	for _, phase := range result.Phases {
-		table.Row("  "+string(phase.Phase), console.FormatDuration(phase.Duration))
+		out.printf("  %-30s %s\n", phase.Phase, console.FormatDuration(phase.Duration))
 	}
 	for _, role := range result.CreatedRoles {
-		table.Row("  made role "+console.Printable(string(role)), "")
+		out.printf("  made role %s\n", console.Printable(string(role)))
 	}
-	if err := table.Flush(); err != nil {
-		return err
+	if out.err != nil {
+		return out.err
 	}
 	a.say("%s", nextStep(workspace.record.Database, catalog.Text(result.Database)))
 	return nil
