@@ -385,14 +385,17 @@ func TestReaderRefusesWhatThePageSaysMustBeRefused(t *testing.T) {
 		"a feature before all else is looked at": {forger: forger{manifest: func(m map[string]any) {
 			m["features"], m["packs"], m["snapshot"] = []string{"big-pages"}, "elsewhere", 7
 		}}, want: errUnknown, names: "big-pages"},
-		"a manifest of another snapshot":        {forger: forger{manifest: set("snapshot", forgedVoid)}, want: errDamaged},
-		"a manifest of another workspace":       {forger: forger{manifest: set("workspace", strings.Repeat("0", 32))}, want: errDamaged},
-		"a fingerprint key that is not there":   {forger: forger{manifest: set("fingerprint_key", 3)}, want: errNoWrap},
-		"digests under another key":             {forger: forger{manifest: set("fingerprint_key", 2)}, want: errDamaged},
-		"a pack that is not in the list":        {forger: forger{manifest: set("packs", []any{})}, want: errDamaged},
-		"previous without alive":                {forger: forger{manifest: set("previous", reference)}, want: errDamaged},
-		"alive without previous":                {forger: forger{manifest: set("alive", []any{reference})}, want: errDamaged},
-		"an archive of another length":          {forger: forger{manifest: within("archive", "size", 7)}, want: errDamaged},
+		"a manifest of another snapshot":      {forger: forger{manifest: set("snapshot", forgedVoid)}, want: errDamaged},
+		"a manifest of another workspace":     {forger: forger{manifest: set("workspace", strings.Repeat("0", 32))}, want: errDamaged},
+		"a fingerprint key that is not there": {forger: forger{manifest: set("fingerprint_key", 3)}, want: errNoWrap},
+		"digests under another key":           {forger: forger{manifest: set("fingerprint_key", 2)}, want: errDamaged},
+		"a pack that is not in the list":      {forger: forger{manifest: set("packs", []any{})}, want: errDamaged},
+		"previous without alive":              {forger: forger{manifest: set("previous", reference)}, want: errDamaged},
+		"alive without previous":              {forger: forger{manifest: set("alive", []any{reference})}, want: errDamaged},
+		"an archive of another length":        {forger: forger{manifest: within("archive", "size", 7)}, want: errDamaged},
+		"a page of another digest": {forger: forger{manifest: func(m map[string]any) {
+			m["archive"].(map[string]any)["pages"].([]any)[0].(map[string]any)["digest"] = strings.Repeat("0", 32)
+		}}, want: errDamaged},
 		"another number of tables":              {forger: forger{manifest: within("tables", "count", 2)}, want: errDamaged},
 		"an unknown kind of table":              {forger: forger{table: set("kind", "graph")}, want: errUnknown, names: "graph"},
 		"an unknown layout":                     {forger: forger{table: set("layout", "columns")}, want: errUnknown, names: "columns"},
