@@ -16,7 +16,11 @@ func TestRestoreStaysWithinTwiceItsContentThroughRandomUpdates(t *testing.T) {
 	store := &counted{Store: directory}
 	reader := openIn(t, store)
 	tables := []testTable{table(100, 4*ListingSpan, 800), table(200, ListingSpan/2, 400), table(300, 200, 60)}
-	for range 20 {
+	rounds := 20
+	if raceDetector {
+		rounds = 8
+	}
+	for range rounds {
 		for i, table := range tables {
 			preferred := uint32(random.IntN(int(table.blocks)))
 			for number := range table.blocks {
