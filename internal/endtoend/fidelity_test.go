@@ -16,6 +16,9 @@ var everything = []string{"types.sql", "structure.sql", "reading.sql", "code.sql
 // fixtureName is the name of the database with everything.
 const fixtureName = `fx "odd" \ 'näme' %s=?`
 
+// fixtureOptions are those of CREATE DATABASE for it.
+const fixtureOptions = ` TEMPLATE template0 ENCODING 'UTF8' LOCALE 'C.UTF-8' TABLESPACE "fx Other \ space"`
+
 // sourceWarnings and targetWarnings are all that may be said of the fixture, by a superuser's backup and restore.
 var (
 	sourceWarnings = []string{"foreign_table_rows_not_captured"}
@@ -40,7 +43,7 @@ func startServers(t *testing.T, majors ...int) map[int]*testenv.Cluster {
 
 func makeFixture(t *testing.T, cluster *testenv.Cluster) {
 	t.Helper()
-	cluster.Exec(t, "postgres", "CREATE DATABASE "+quote(fixtureName)+" TEMPLATE template0 ENCODING 'UTF8' LOCALE 'C.UTF-8'")
+	cluster.Exec(t, "postgres", "CREATE DATABASE "+quote(fixtureName)+fixtureOptions)
 	fixture(t, cluster, fixtureName, everything...)
 }
 
@@ -101,7 +104,7 @@ func compare(t *testing.T, source *testenv.Cluster, original string, target *tes
 			t.Errorf("the rows of the restored database differ: %s", report)
 		}
 		reference := fmt.Sprintf("reference of %d", source.Major())
-		target.Exec(t, "postgres", "CREATE DATABASE "+quote(reference)+" TEMPLATE template0 ENCODING 'UTF8' LOCALE 'C.UTF-8'")
+		target.Exec(t, "postgres", "CREATE DATABASE "+quote(reference)+fixtureOptions)
 		schemaByPostgres(t, source, original, target, reference)
 		if report := differences(dump(t, target, target, reference, "--schema-only"), dump(t, target, target, restored, "--schema-only")); report != "" {
 			t.Errorf("the definitions of the restored database are not those that pg_dump and pg_restore bring: %s", report)

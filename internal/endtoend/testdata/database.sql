@@ -30,3 +30,4 @@ ALTER DATABASE :"db" SET fx.custom = E'a "quoted" = \\ value';
 ALTER ROLE fx_setting IN DATABASE :"db" SET work_mem = '7MB';
 ALTER ROLE fx_setting IN DATABASE :"db" SET search_path = security;
 ALTER DATABASE :"db" SET default_transaction_read_only = on;
+ALTER DATABASE :"db" IS_TEMPLATE true;

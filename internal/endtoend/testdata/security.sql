@@ -29,6 +29,13 @@ ALTER DEFAULT PRIVILEGES FOR ROLE fx_owner REVOKE EXECUTE ON FUNCTIONS FROM PUBL
 ALTER DEFAULT PRIVILEGES FOR ROLE fx_app GRANT USAGE ON SEQUENCES TO PUBLIC; ALTER DEFAULT PRIVILEGES GRANT USAGE ON TYPES TO fx_app; ALTER DEFAULT PRIVILEGES FOR ROLE fx_owner GRANT USAGE ON SCHEMAS TO fx_app;
 ALTER DEFAULT PRIVILEGES FOR ROLE fx_owner REVOKE ALL ON TABLES FROM fx_owner;
 
+-- Owners of every kind of object.
+ALTER AGGREGATE code.total(int) OWNER TO fx_owner; ALTER OPERATOR code.|+| (int, int) OWNER TO fx_owner; ALTER COLLATION code.german OWNER TO fx_owner; ALTER CONVERSION code.conv OWNER TO fx_owner;
+ALTER TEXT SEARCH CONFIGURATION code.config OWNER TO fx_owner; ALTER TEXT SEARCH DICTIONARY code.dict OWNER TO fx_owner; ALTER STATISTICS structure.stat OWNER TO fx_owner; ALTER OPERATOR FAMILY code.family USING btree OWNER TO fx_owner;
+ALTER OPERATOR CLASS code.backwards USING btree OWNER TO fx_owner; ALTER VIEW structure.v OWNER TO fx_owner; ALTER PROCEDURE code.proc(int) OWNER TO fx_app; ALTER DOMAIN types.short OWNER TO fx_owner; ALTER TYPE types.pair OWNER TO fx_app;
+GRANT SELECT ON structure.indexed TO fx_owner; GRANT USAGE ON SCHEMA structure TO fx_owner, fx_app; -- without which what reads the view could not be refreshed
+CREATE MATERIALIZED VIEW security.own_view AS SELECT t FROM structure.indexed WHERE id < 5; ALTER MATERIALIZED VIEW security.own_view OWNER TO fx_owner; GRANT SELECT ON security.own_view TO fx_app;
+
 -- Large objects: content, owner, grants, comment; empty, sparse, and one over many pages.
 SELECT lo_create(70001), lo_create(70002), lo_create(70003), lo_create(70004), lo_create(4294967295);
 SELECT lo_put(70001, 0, decode(repeat('00ff5c0a09', 100000), 'hex'));

@@ -95,6 +95,8 @@ CREATE STATISTICS structure.stat_expression ON (lower(t)), id FROM structure.ind
 ALTER TABLE structure.indexed ALTER COLUMN t SET STATISTICS 50, ALTER COLUMN id SET (n_distinct = -0.5);
 ALTER TABLE structure.indexed SET (fillfactor = 70, autovacuum_enabled = false, toast.autovacuum_enabled = false);
 CREATE TABLE structure.in_space (a int PRIMARY KEY USING INDEX TABLESPACE "fx Other \ space", t text) TABLESPACE fx_space; INSERT INTO structure.in_space VALUES (1, repeat('x', 10000));
+CREATE TABLE structure.in_default (a int) TABLESPACE pg_default; INSERT INTO structure.in_default VALUES (1);
+CREATE TABLE structure.part_in_space (a int) PARTITION BY LIST (a) TABLESPACE fx_space; CREATE TABLE structure.part_in_space_1 PARTITION OF structure.part_in_space FOR VALUES IN (1); INSERT INTO structure.part_in_space VALUES (1);
 CREATE ACCESS METHOD heap2 TYPE TABLE HANDLER heap_tableam_handler; COMMENT ON ACCESS METHOD heap2 IS 'the heap, by another name';
 CREATE TABLE structure.other_method (id int, t text) USING heap2; INSERT INTO structure.other_method SELECT i, repeat('o', 50) FROM generate_series(1, 1000) i;
 
@@ -123,6 +125,14 @@ CREATE MATERIALIZED VIEW structure.z_first AS SELECT id, t FROM structure.v; CRE
 CREATE VIEW structure.between AS SELECT count(*) AS n FROM structure.z_first;
 CREATE MATERIALIZED VIEW structure.m_second AS SELECT n FROM structure.between;
 CREATE MATERIALIZED VIEW structure.a_third TABLESPACE fx_space AS SELECT n + 1 AS n FROM structure.m_second;
+-- These depend on a primary key, which comes after the rows: pg_dump splits such views.
+CREATE TABLE structure.keyed (id int PRIMARY KEY, v text, n int); INSERT INTO structure.keyed SELECT i, 'v' || i, i % 5 FROM generate_series(1, 50) i;
+CREATE VIEW structure.grouped AS SELECT id, v, count(*) FROM structure.keyed GROUP BY id;
+CREATE MATERIALIZED VIEW structure.grouped_too AS SELECT k.id, k.v, sum(k.n) AS n FROM structure.keyed k GROUP BY k.id;
+CREATE MATERIALIZED VIEW structure.on_grouped AS SELECT g.id, t.n FROM structure.grouped g JOIN structure.grouped_too t USING (id);
+CREATE FUNCTION structure.keyed_names() RETURNS SETOF text LANGUAGE sql STABLE BEGIN ATOMIC SELECT v FROM structure.keyed GROUP BY id; END;
+CREATE VIEW structure.circle_a AS SELECT 1 AS x; CREATE VIEW structure.circle_b AS SELECT x FROM structure.circle_a;
+CREATE FUNCTION structure.of_view(structure.v) RETURNS int LANGUAGE sql AS 'SELECT 1';
 CREATE MATERIALIZED VIEW structure.unpopulated AS SELECT 1 AS one WITH NO DATA;
 CREATE MATERIALIZED VIEW structure.on_unpopulated AS SELECT one FROM structure.unpopulated WITH NO DATA;
 CREATE FUNCTION structure.hidden_read() RETURNS bigint LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN (SELECT n FROM structure.m_second); END $$;
