@@ -21,7 +21,7 @@ build: ## build bin/hourvault
 demo: ## show the whole cycle on throw-away parts; installs PostgreSQL if there is none
 	@.ci/postgres.sh any >/dev/null
 	@$(MAKE) --no-print-directory build
-	PATH="$$(.ci/postgres.sh any):$$PATH" bin/hourvault demo
+	@PATH="$$(.ci/postgres.sh any):$$PATH" bin/hourvault demo
 
 test-servers: ## install what the tests run against: PostgreSQL 15, 17 and 18, and two S3 servers
 	.ci/prerequisites.sh gcc libc6-dev tzdata

@@ -53,7 +53,7 @@ func runDemo(ctx context.Context, a *app, opts demoOptions) error {
 	if opts.binDir != "" && errors.Is(err, demo.ErrNoServer) {
 		err = usagef("--pg-bin-dir: %w", err)
 	}
-	if a.global.json {
+	if a.global.json && !errors.Is(err, demo.ErrNoServer) {
 		if err != nil {
 			report.Error = safe(err.Error())
 		}
