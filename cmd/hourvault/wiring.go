@@ -44,9 +44,6 @@ func (a *app) openStore(ctx context.Context, from config.Repository, options obj
 		}
 		return opened, nil
 	}
-	if from.Profile != "" {
-		return nil, usagef("repository.profile is not supported by this version: set AWS_PROFILE for the process instead")
-	}
 	secret, err := from.SecretAccessKey.Read(a.environment)
 	if err != nil {
 		return nil, err
@@ -54,7 +51,7 @@ func (a *app) openStore(ctx context.Context, from config.Repository, options obj
 	opened, err := objectstore.OpenS3(ctx, objectstore.S3Options{
 		Bucket: from.Bucket, Prefix: from.Prefix, Region: from.Region, Endpoint: from.Endpoint, PathStyle: from.PathStyle,
 		SSE: objectstore.SSE(from.SSE), SSEKMSKeyID: from.SSEKMSKeyID, Checksums: objectstore.Checksums(from.Checksums),
-		RoleARN: from.RoleARN, AccessKeyID: from.AccessKeyID, SecretAccessKey: objectstore.NewSecret(secret.Reveal()), CAFile: from.CAFile,
+		RoleARN: from.RoleARN, Profile: from.Profile, AccessKeyID: from.AccessKeyID, SecretAccessKey: objectstore.NewSecret(secret.Reveal()), CAFile: from.CAFile,
 	})
 	if err != nil {
 		return nil, usagef("repository %s: %w", from.URL, err)
@@ -123,9 +120,6 @@ func (a *app) openServer(from *config.Server) (*postgres.Server, error) {
 	password, err := from.Password.Read(a.environment)
 	if err != nil {
 		return nil, err
-	}
-	if from.StatementTimeout > 0 {
-		a.say("hourvault: warning: server %s: statement_timeout is not applied by this version", from.Name)
 	}
 	server, err := postgres.NewServer(postgres.ServerConfig{
 		Name: from.Name, DSN: from.DSN, Password: postgres.Password(password.Reveal()), Connections: from.Connections,

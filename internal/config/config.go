@@ -153,9 +153,7 @@ type Server struct {
 	Connections int           `yaml:"connections"`
 	LockTimeout time.Duration `yaml:"lock_timeout"`
 	YieldToDDL  time.Duration `yaml:"yield_to_ddl"`
-	// StatementTimeout bounds each statement of hourvault's sessions; 0 is no bound.
-	StatementTimeout time.Duration `yaml:"statement_timeout"`
-	Checkpoint       Checkpoint    `yaml:"checkpoint"`
+	Checkpoint  Checkpoint    `yaml:"checkpoint"`
 	// PGBinDirs are absolute directories in which pg_dump and pg_restore are looked for first, in order.
 	PGBinDirs []string `yaml:"pg_bin_dirs"`
 }

@@ -61,7 +61,7 @@ alerts:
 	if !found {
 		t.Fatal("server eu-1 not found")
 	}
-	if s.Connections != 4 || s.LockTimeout != 10*time.Second || s.YieldToDDL != 30*time.Second || s.StatementTimeout != 0 || s.Checkpoint != CheckpointWait {
+	if s.Connections != 4 || s.LockTimeout != 10*time.Second || s.YieldToDDL != 30*time.Second || s.Checkpoint != CheckpointWait {
 		t.Errorf("server defaults: got %+v", s)
 	}
 	if !s.Workspaces.Selects("anything") || !s.Password.IsZero() {
@@ -100,7 +100,6 @@ servers:
     connections: 2
     lock_timeout: 5s
     yield_to_ddl: 1m
-    statement_timeout: 1h
     checkpoint: request
     pg_bin_dirs: [/usr/lib/postgresql/18/bin]
 policies:
@@ -130,7 +129,7 @@ api: { listen: "[::1]:9000" }
 	}
 	s := config.Servers[0]
 	if s.Password.String() != "environment variable PW" || s.Connections != 2 || s.LockTimeout != 5*time.Second || s.YieldToDDL != time.Minute ||
-		s.StatementTimeout != time.Hour || s.Checkpoint != CheckpointRequest || !reflect.DeepEqual(s.PGBinDirs, []string{"/usr/lib/postgresql/18/bin"}) {
+		s.Checkpoint != CheckpointRequest || !reflect.DeepEqual(s.PGBinDirs, []string{"/usr/lib/postgresql/18/bin"}) {
 		t.Errorf("server: got %+v", s)
 	}
 	for name, want := range map[string]bool{"ws_1": true, "2024": true, "ws_test": false, "other": false} {
@@ -442,7 +441,7 @@ func TestExampleShowsEveryKeyAndCommentedOnesAreRight(t *testing.T) {
 	s, defaults := decoded.Servers[0], Server{}
 	defaults.setDefaults()
 	if s.Connections != defaults.Connections || s.LockTimeout != defaults.LockTimeout || s.YieldToDDL != defaults.YieldToDDL ||
-		s.StatementTimeout != defaults.StatementTimeout || s.Checkpoint != defaults.Checkpoint {
+		s.Checkpoint != defaults.Checkpoint {
 		t.Errorf("the example shows other defaults than the real ones: got %+v, want %+v", s, defaults)
 	}
 }

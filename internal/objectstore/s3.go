@@ -62,6 +62,8 @@ type S3Options struct {
 	SSEKMSKeyID string
 	// Checksums is ChecksumsWhenSupported where it is "".
 	Checksums Checksums
+	// Profile is the section of the shared AWS files to use; empty for the SDK's own choice.
+	Profile string
 	// RoleARN is a role to assume with the credentials found; "" for none.
 	RoleARN string
 	// AccessKeyID and SecretAccessKey are static credentials, given both or not at all. Without them the SDK's usual
@@ -141,6 +143,9 @@ func openS3(ctx context.Context, options S3Options, tuned tuning) (*S3, error) {
 	}
 	if options.Region != "" {
 		load = append(load, config.WithRegion(options.Region))
+	}
+	if options.Profile != "" {
+		load = append(load, config.WithSharedConfigProfile(options.Profile))
 	}
 	if options.AccessKeyID != "" {
 		load = append(load, config.WithCredentialsProvider(

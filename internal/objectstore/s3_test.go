@@ -769,6 +769,27 @@ func TestCredentialsComeFromTheUsualChain(t *testing.T) {
 	}
 }
 
+func TestProfileOfTheSharedFilesIsUsed(t *testing.T) {
+	server := testenv.VersityGW(t)
+	options := serverOptions(t, server, SSENone)
+	shared := filepath.Join(t.TempDir(), "credentials")
+	content := "[default]\naws_access_key_id = nobody\naws_secret_access_key = wrong\n[vault]\naws_access_key_id = " + options.AccessKeyID +
+		"\naws_secret_access_key = " + options.SecretAccessKey.Reveal() + "\n"
+	if err := os.WriteFile(shared, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", shared)
+	t.Setenv("AWS_CONFIG_FILE", filepath.Join(t.TempDir(), "none"))
+	options.AccessKeyID, options.SecretAccessKey, options.Profile = "", Secret{}, "vault"
+	if err := open(t, options, tuning{}).CheckBucket(t.Context()); err != nil {
+		t.Errorf("profile vault: %v", err)
+	}
+	options.Profile = ""
+	if err := open(t, options, tuning{}).CheckBucket(t.Context()); !errors.Is(err, ErrDenied) {
+		t.Errorf("the default profile, whose key is wrong: got %v, want %v", err, ErrDenied)
+	}
+}
+
 func TestBadOptionsAreAllNamed(t *testing.T) {
 	_, err := OpenS3(t.Context(), S3Options{
 		Prefix: "a//b", Endpoint: "s3.example.net", Checksums: "always", SSE: "AES128", SSEKMSKeyID: "k", AccessKeyID: "x",

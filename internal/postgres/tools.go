@@ -50,7 +50,7 @@ func (e *ToolsError) Error() string {
 	if len(e.Searched) > 0 {
 		searched = " (looked in " + printable(strings.Join(e.Searched, ", ")) + ")"
 	}
-	return fmt.Sprintf("no pg_dump that can read a PostgreSQL %d server: %s%s: install the package postgresql-client-%d, or name its directory in bin_dirs",
+	return fmt.Sprintf("no pg_dump that can read a PostgreSQL %d server: %s%s: install the package postgresql-client-%d, or name its directory in pg_bin_dirs",
 		e.ServerMajor, found, searched, e.ServerMajor)
 }
 
