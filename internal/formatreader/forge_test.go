@@ -41,6 +41,7 @@ type forger struct {
 	record     func(map[string]any)
 	manifest   func(map[string]any)
 	table      func(map[string]any)
+	extents    []extent            // of listing page 0
 	page       func([]byte) []byte // listing page 1025
 	index      func([]byte) []byte // the last index page
 	records    func([]byte) []byte // the page of table records
@@ -253,7 +254,7 @@ func (f *forger) write(t *testing.T) *forger {
 	f.putWrap(fmt.Sprintf("keys/1/%x/", f.id), [16]byte{}, 1, f.secret)
 	for number, key := range f.keys {
 		f.putWrap(fmt.Sprintf("%skeys/%d/", w, number), f.wid, number, key)
-		f.put(fmt.Sprintf("%skeys/%d/recovery-1", w, number), []byte("not for us"))
+		f.put(fmt.Sprintf("%skeys/%d/recovery-1", w, number), f.json(map[string]any{"format": 1, "key": number, "root_key": "recovery-1", "wrapped": "bm90IGZvciB1cw=="}))
 	}
 	f.put(w+"keys/notes", []byte("foreign"))
 	identity := map[string]any{"system_identifier": "7123456789012345678", "database_oid": 16384}
@@ -272,7 +273,11 @@ func (f *forger) write(t *testing.T) *forger {
 	chunks := []reference{pack.add(kindChunk, []byte("foreign"+first+second[:5])), {}, {}}
 	chunks[2] = pack.add(kindChunk, []byte(second[20:]+last)) // parts lie in another order than chunks
 	chunks[1] = pack.add(kindChunk, []byte(second[5:20]))
-	page0 := f.listingPage(0, chunks, []extent{{3, 0, 7}}, first, "", second, last)
+	extents := f.extents
+	if extents == nil {
+		extents = []extent{{2, 0, 7}, {1, 2, uint64(len(second) - 20)}}
+	}
+	page0 := f.listingPage(0, chunks, extents, first, "", second, last)
 	chunk := pack.add(kindChunk, []byte("5\tpage 1023\n6\tpage 1025\n"))
 	page1023 := f.listingPage(1023, []reference{chunk}, []extent{{1, 0, 0}}, "", "5\tpage 1023\n")
 	page1025 := replaced(f.page, f.listingPage(1025, []reference{chunk}, []extent{{1, 0, 12}}, "6\tpage 1025\n"))
@@ -396,42 +401,43 @@ func TestReaderRefusesWhatThePageSaysMustBeRefused(t *testing.T) {
 		"a page of another digest": {forger: forger{manifest: func(m map[string]any) {
 			m["archive"].(map[string]any)["pages"].([]any)[0].(map[string]any)["digest"] = strings.Repeat("0", 32)
 		}}, want: errDamaged},
-		"another number of tables":              {forger: forger{manifest: within("tables", "count", 2)}, want: errDamaged},
-		"an unknown kind of table":              {forger: forger{table: set("kind", "graph")}, want: errUnknown, names: "graph"},
-		"an unknown layout":                     {forger: forger{table: set("layout", "columns")}, want: errUnknown, names: "columns"},
-		"another number of rows":                {forger: forger{table: set("rows", 5)}, want: errDamaged},
-		"another length of rows":                {forger: forger{table: set("bytes", 5)}, want: errDamaged},
-		"rows behind the last block":            {forger: forger{table: set("blocks", 1025*1024)}, want: errDamaged},
-		"two listings":                          {forger: forger{table: within("listing", "inline", "AA==")}, want: errDamaged},
-		"a record that is cut off":              {forger: forger{records: func(p []byte) []byte { return p[:len(p)-1] }}, want: errDamaged},
-		"a blank line between records":          {forger: forger{records: func(p []byte) []byte { return append(p, '\n') }}, want: errDamaged},
-		"the same table twice":                  {forger: forger{records: func(p []byte) []byte { return append(p, p...) }, manifest: within("tables", "count", 2)}, want: errDamaged},
-		"a listing page in another's place":     {forger: forger{page: func(p []byte) []byte { p[0]++; return p }}, want: errDamaged},
-		"a byte behind a listing page":          {forger: forger{page: func(p []byte) []byte { return append(p, 0) }}, want: errDamaged},
-		"an extent that begins elsewhere":       {forger: forger{page: func(p []byte) []byte { p[len(p)-1] = 0; return p }}, want: errDamaged},
-		"an extent behind its chunk":            {forger: forger{page: func(p []byte) []byte { p[len(p)-1] = 24; return p }}, want: errDamaged},
-		"a block of another fingerprint":        {forger: forger{page: func(p []byte) []byte { p[len(p)-5] ^= 1; return p }}, want: errDamaged},
-		"a flag too many":                       {forger: forger{index: func(p []byte) []byte { p[1] = 1; return p }}, want: errDamaged},
-		"a flag that is neither":                {forger: forger{index: func(p []byte) []byte { p[2] = 2; return p }}, want: errDamaged},
-		"a version 2 of the header":             {forger: forger{header: func(o []byte) { o[5] = 2 }}, want: errNewer},
-		"a bit that must be zero in the header": {forger: forger{header: func(o []byte) { o[12] = 1 }}, want: errDamaged},
-		"another key number in the header":      {forger: forger{header: func(o []byte) { o[11] = 1 }}, want: errDamaged},
-		"a key number that is not there":        {forger: forger{header: func(o []byte) { o[11] = 9 }}, want: errNoWrap},
-		"a lease's kind at a manifest's key":    {forger: forger{header: func(o []byte) { o[6] = kindLease }}, want: errDamaged},
-		"a void made of a manifest":             {forger: forger{header: func(o []byte) { o[6] = kindVoid }}, want: errDamaged},
-		"two frames":                            {forger: forger{frame: func(p []byte) []byte { return append(p, p...) }}, want: errDamaged},
-		"a skippable frame behind":              {forger: forger{frame: func(p []byte) []byte { return append(p, 0x50, 0x2a, 0x4d, 0x18, 0, 0, 0, 0) }}, want: errDamaged},
-		"a frame that is cut off":               {forger: forger{frame: func(p []byte) []byte { return p[:len(p)-5] }}, want: errDamaged},
-		"a plain that is longer than it says":   {forger: forger{plainSize: func(n uint64) uint64 { return n - 1 }}, want: errDamaged},
-		"a plain that is shorter than it says":  {forger: forger{plainSize: func(n uint64) uint64 { return n + 1 }}, want: errDamaged},
-		"a plain beyond the bounds":             {forger: forger{plainSize: func(uint64) uint64 { return 1<<30 + 1 }}, want: errDamaged},
-		"a manifest under another name":         {after: func(f *forger) { f.rename("snapshots/"+forgedTime, "snapshots/20261122T140000Z-0123456789abcdee") }, want: errDamaged},
-		"a retired key in the place of a newer": {after: func(f *forger) { f.copy("keys/1/"+f.root.id, "keys/2/"+f.root.id) }, want: errDamaged},
-		"an older record as the newest":         {after: func(f *forger) { f.copy("workspace/0000000001", "workspace/0000000003") }, want: errDamaged},
-		"a foreign name among records":          {after: func(f *forger) { f.copy("workspace/0000000001", "workspace/3") }, want: errDamaged},
-		"a foreign name among claims":           {after: func(f *forger) { f.put("claims/x", nil) }, want: errDamaged},
-		"a workspace whose keys were destroyed": {after: func(f *forger) { f.remove("keys") }, want: errNoWrap},
-		"a pack that is gone":                   {after: func(f *forger) { f.remove("packs") }, want: errNotFound},
+		"another number of tables":                {forger: forger{manifest: within("tables", "count", 2)}, want: errDamaged},
+		"an unknown kind of table":                {forger: forger{table: set("kind", "graph")}, want: errUnknown, names: "graph"},
+		"an unknown layout":                       {forger: forger{table: set("layout", "columns")}, want: errUnknown, names: "columns"},
+		"another number of rows":                  {forger: forger{table: set("rows", 5)}, want: errDamaged},
+		"another length of rows":                  {forger: forger{table: set("bytes", 5)}, want: errDamaged},
+		"rows behind the last block":              {forger: forger{table: set("blocks", 1025*1024)}, want: errDamaged},
+		"two listings":                            {forger: forger{table: within("listing", "inline", "AA==")}, want: errDamaged},
+		"a record that is cut off":                {forger: forger{records: func(p []byte) []byte { return p[:len(p)-1] }}, want: errDamaged},
+		"a blank line between records":            {forger: forger{records: func(p []byte) []byte { return append(p, '\n') }}, want: errDamaged},
+		"the same table twice":                    {forger: forger{records: func(p []byte) []byte { return append(p, p...) }, manifest: within("tables", "count", 2)}, want: errDamaged},
+		"a listing page in another's place":       {forger: forger{page: func(p []byte) []byte { p[0]++; return p }}, want: errDamaged},
+		"a byte behind a listing page":            {forger: forger{page: func(p []byte) []byte { return append(p, 0) }}, want: errDamaged},
+		"an extent that begins elsewhere":         {forger: forger{page: func(p []byte) []byte { p[len(p)-1] = 0; return p }}, want: errDamaged},
+		"an extent behind its chunk":              {forger: forger{page: func(p []byte) []byte { p[len(p)-1] = 24; return p }}, want: errDamaged},
+		"a block of another fingerprint":          {forger: forger{page: func(p []byte) []byte { p[len(p)-5] ^= 1; return p }}, want: errDamaged},
+		"an extent that goes on in another chunk": {forger: forger{extents: []extent{{3, 0, 7}}}, want: errDamaged},
+		"a flag too many":                         {forger: forger{index: func(p []byte) []byte { p[1] = 1; return p }}, want: errDamaged},
+		"a flag that is neither":                  {forger: forger{index: func(p []byte) []byte { p[2] = 2; return p }}, want: errDamaged},
+		"a version 2 of the header":               {forger: forger{header: func(o []byte) { o[5] = 2 }}, want: errNewer},
+		"a bit that must be zero in the header":   {forger: forger{header: func(o []byte) { o[12] = 1 }}, want: errDamaged},
+		"another key number in the header":        {forger: forger{header: func(o []byte) { o[11] = 1 }}, want: errDamaged},
+		"a key number that is not there":          {forger: forger{header: func(o []byte) { o[11] = 9 }}, want: errNoWrap},
+		"a lease's kind at a manifest's key":      {forger: forger{header: func(o []byte) { o[6] = kindLease }}, want: errDamaged},
+		"a void made of a manifest":               {forger: forger{header: func(o []byte) { o[6] = kindVoid }}, want: errDamaged},
+		"two frames":                              {forger: forger{frame: func(p []byte) []byte { return append(p, p...) }}, want: errDamaged},
+		"a skippable frame behind":                {forger: forger{frame: func(p []byte) []byte { return append(p, 0x50, 0x2a, 0x4d, 0x18, 0, 0, 0, 0) }}, want: errDamaged},
+		"a frame that is cut off":                 {forger: forger{frame: func(p []byte) []byte { return p[:len(p)-5] }}, want: errDamaged},
+		"a plain that is longer than it says":     {forger: forger{plainSize: func(n uint64) uint64 { return n - 1 }}, want: errDamaged},
+		"a plain that is shorter than it says":    {forger: forger{plainSize: func(n uint64) uint64 { return n + 1 }}, want: errDamaged},
+		"a plain beyond the bounds":               {forger: forger{plainSize: func(uint64) uint64 { return 1<<30 + 1 }}, want: errDamaged},
+		"a manifest under another name":           {after: func(f *forger) { f.rename("snapshots/"+forgedTime, "snapshots/20261122T140000Z-0123456789abcdee") }, want: errDamaged},
+		"a retired key in the place of a newer":   {after: func(f *forger) { f.copy("keys/1/"+f.root.id, "keys/2/"+f.root.id) }, want: errDamaged},
+		"an older record as the newest":           {after: func(f *forger) { f.copy("workspace/0000000001", "workspace/0000000003") }, want: errDamaged},
+		"a foreign name among records":            {after: func(f *forger) { f.copy("workspace/0000000001", "workspace/3") }, want: errDamaged},
+		"a foreign name among claims":             {after: func(f *forger) { f.put("claims/x", nil) }, want: errDamaged},
+		"a workspace whose keys were destroyed":   {after: func(f *forger) { f.remove("keys") }, want: errNoWrap},
+		"a pack that is gone":                     {after: func(f *forger) { f.remove("packs") }, want: errNotFound},
 	} {
 		t.Run(what, func(t *testing.T) {
 			f := c.forger

@@ -310,7 +310,7 @@ func (s *snapshot) rows(table tableRecord, w io.Writer) error {
 	}
 	err := s.listingPages(table, func(page listingPage) error {
 		var extents, left = page.extents, uint64(0)
-		var at, offset uint64 // the chunk, and where in it the next block begins
+		var begin, at, offset uint64 // the extent's chunk, and the chunk and where in it the next block begins
 		fingerprints := page.fingerprints
 		for i, length := range page.lengths {
 			if length == 0 {
@@ -322,9 +322,12 @@ func (s *snapshot) rows(table tableRecord, w io.Writer) error {
 			}
 			if left == 0 {
 				left, at, offset = extents[0].blocks, extents[0].chunk, extents[0].offset
-				extents = extents[1:]
+				extents, begin = extents[1:], at
 			}
 			left--
+			if at != begin {
+				return damage("block %d is in an extent of chunk %d, and begins in chunk %d", number, begin, at)
+			}
 			if offset >= uint64(page.chunks[at].Plain) {
 				return damage("block %d begins behind its chunk", number)
 			}
