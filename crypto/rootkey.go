@@ -151,7 +151,7 @@ func ReadRootKeyFile(path string) (*LocalRootKey, error) {
 	}
 	material := make([]byte, info.Size()+1)
 	n, err := io.ReadFull(file, material)
-	if err != io.ErrUnexpectedEOF && err != io.EOF { // the end must come before the last byte of material
+	if !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) { // the end must come before the last byte of material
 		clear(material)
 		if err == nil {
 			err = errors.New("grew while it was read")

@@ -92,7 +92,7 @@ func (d *Directory) PutIfAbsent(ctx context.Context, key string, content []byte)
 	if err != nil {
 		return Info{}, d.writeError(step, key, err)
 	}
-	defer d.root.Remove(temporary)
+	defer func() { _ = d.root.Remove(temporary) }() // one that stays is cleaned up by a later write
 
 	// A Delete may remove an empty directory between making it and linking into it, hence the rounds.
 	const rounds = 1000

@@ -1,6 +1,7 @@
 package objectstore
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 )
@@ -44,8 +45,8 @@ func checkListPrefix(prefix string) error {
 		return nil
 	}
 	whole := strings.TrimSuffix(prefix, "/")
-	if err := CheckKey(whole); err != nil {
-		return &KeyError{Key: prefix, Reason: "cannot begin a key: " + err.(*KeyError).Reason}
+	if fault := (*KeyError)(nil); errors.As(CheckKey(whole), &fault) {
+		return &KeyError{Key: prefix, Reason: "cannot begin a key: " + fault.Reason}
 	}
 	return nil
 }

@@ -93,8 +93,8 @@ func ReadAll(ctx context.Context, store Store, key string, limit int64) ([]byte,
 		return nil, info, &ReadError{Key: key, Err: err}
 	}
 	// The store promises to report content beyond Info.Size as an error; reading on finds it.
-	if n, err := reader.Read(make([]byte, 1)); n != 0 || (err != nil && err != io.EOF) {
-		if err == nil || err == io.EOF {
+	if n, err := reader.Read(make([]byte, 1)); n != 0 || (err != nil && !errors.Is(err, io.EOF)) {
+		if err == nil || errors.Is(err, io.EOF) {
 			err = errors.New("more bytes than announced")
 		}
 		return nil, info, &ReadError{Key: key, Err: err}

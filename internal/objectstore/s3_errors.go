@@ -127,14 +127,14 @@ func httpResponse(err error) *http.Response {
 }
 
 func httpStatus(err error) int {
-	if response := httpResponse(err); response != nil {
+	if response := httpResponse(err); response != nil { //nolint:bodyclose // the SDK has read and closed it
 		return response.StatusCode
 	}
 	return 0
 }
 
 func answeredRegion(err error) string {
-	if response := httpResponse(err); response != nil {
+	if response := httpResponse(err); response != nil { //nolint:bodyclose // the SDK has read and closed it
 		if region := response.Header.Get("x-amz-bucket-region"); region != "" {
 			return ", " + region
 		}
@@ -145,7 +145,7 @@ func answeredRegion(err error) string {
 // answeredSkew is how far this machine's clock is ahead of the store's (negative: behind), by the answer's Date
 // header, which is exact to a second.
 func answeredSkew(err error) (time.Duration, bool) {
-	response := httpResponse(err)
+	response := httpResponse(err) //nolint:bodyclose // the SDK has read and closed it
 	if response == nil {
 		return 0, false
 	}

@@ -54,7 +54,7 @@ const redacted = "[redacted]"
 
 func (p Password) String() string               { return redacted }
 func (p Password) GoString() string             { return redacted }
-func (p Password) Format(f fmt.State, _ rune)   { f.Write([]byte(redacted)) }
+func (p Password) Format(f fmt.State, _ rune)   { _, _ = f.Write([]byte(redacted)) }
 func (p Password) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 func (p Password) LogValue() slog.Value         { return slog.StringValue(redacted) }
 

@@ -361,7 +361,11 @@ func TestConnectionsNeverExceedTheBudget(t *testing.T) {
 								t.Error(err)
 								return
 							}
-							for table := range snapshot.Tables(t.Context()) {
+							for table, err := range snapshot.Tables(t.Context()) {
+								if err != nil {
+									t.Error(err)
+									return
+								}
 								if _, err := reader.ReadBlocks(t.Context(), &table, 0, OpenEnd, &memorySink{}); err != nil {
 									t.Error(err)
 								}
@@ -501,7 +505,7 @@ func TestErrorsKeepTheServersCodeAndNoData(t *testing.T) {
 			t.Errorf("%s: the code is lost", sql)
 		}
 	}
-	if err := ServerError(pgx.ErrNoRows); err != pgx.ErrNoRows {
+	if err := ServerError(pgx.ErrNoRows); err != pgx.ErrNoRows { //nolint:errorlint // the very same error
 		t.Errorf("an error that is not the server's was changed: %v", err)
 	}
 }

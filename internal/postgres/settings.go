@@ -163,7 +163,7 @@ func reportedVersion(text string) (int, error) {
 	}
 	rest := strings.TrimLeft(text, "0123456789")
 	if strings.HasPrefix(rest, ".") {
-		fmt.Sscanf(rest[1:], "%d", &minor)
+		_, _ = fmt.Sscanf(rest[1:], "%d", &minor) // 0 where a vendor writes something else
 	}
 	return major*10000 + minor, nil
 }

@@ -60,11 +60,10 @@ type Snapshot struct {
 	turn   chan struct{} // holds the right to use leader
 	spare  chan struct{} // the second place in the budget, which belongs to this snapshot
 
-	watching  chan struct{} // closed when the watcher has ended
-	mutex     sync.Mutex
-	readers   map[*Reader]bool
-	closeOnce sync.Once
-	released  func()
+	watching chan struct{} // closed when the watcher has ended
+	mutex    sync.Mutex
+	readers  map[*Reader]bool
+	released func()
 }
 
 // OpenSnapshot locks every table of a database and exports a snapshot of it (docs/adr/0005). It takes two places in the

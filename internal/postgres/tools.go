@@ -91,7 +91,7 @@ func searchDirs(binDirs []string) []string {
 		matches, _ := filepath.Glob(pattern) // the only error is a bad pattern
 		dirs = append(dirs, matches...)
 	}
-	return append(dirs, filepath.SplitList(os.Getenv("PATH"))...)
+	return append(dirs, filepath.SplitList(os.Getenv("PATH"))...) //nolint:forbidigo // programs are looked for as every program looks for them
 }
 
 var versionPattern = regexp.MustCompile(`\(PostgreSQL\) (([0-9]+)[^ \n]*)`)
@@ -227,7 +227,7 @@ func (s *Server) command(ctx context.Context, tool, database string, purpose Pur
 	conninfo = append(conninfo, "dbname="+quoteParam(database), "application_name="+quoteParam(application),
 		"options="+quoteParam(strings.Join(options, " ")))
 	cmd := exec.CommandContext(ctx, path, append(append([]string(nil), args...), "--no-password", "--dbname="+strings.Join(conninfo, " "))...)
-	cmd.Env = toolEnvironment(os.Environ())
+	cmd.Env = toolEnvironment(os.Environ()) //nolint:forbidigo // PostgreSQL's tools get what they would get from a shell, less what is pinned
 	if s.password != "" {
 		cmd.Env = append(cmd.Env, "PGPASSWORD="+string(s.password))
 	}

@@ -3,6 +3,7 @@ package postgres
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"io"
 	"math/rand/v2"
 	"testing"
@@ -51,7 +52,7 @@ func splitCopy(t *testing.T, source io.Reader, limit int, seed uint64) []byte {
 		buffer := space[:1+random.IntN(len(space))]
 		n, err := splitter.Read(buffer)
 		out = append(out, buffer[:n]...)
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return out
 		}
 		if err != nil {

@@ -43,7 +43,7 @@ func TestRestoreStaysWithinTwiceItsContentThroughRandomUpdates(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		content := uint64(snapshot.Manifest().Statistics.ContentBytes)
+		content := snapshot.Manifest().Statistics.ContentBytes
 		if ratio := downloadRatio(t, again); ratio > 2 {
 			t.Fatalf("chunks of %.2f times the content", ratio)
 		}

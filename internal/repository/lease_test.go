@@ -247,7 +247,11 @@ func TestLostAnswerToARenewalDoesNotEndTheRun(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 3 {
-		<-reached
+		select {
+		case <-reached:
+		case <-writer.Context().Done():
+			t.Fatalf("the run ended: %v", errors.Join(context.Cause(writer.Context()), writer.Abandon(t.Context())))
+		}
 	}
 	go func() {
 		for range reached {

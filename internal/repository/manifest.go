@@ -38,11 +38,11 @@ type Manifest struct {
 	LargeObjects      Records                    `json:"large_objects"`
 	MaterializedViews []catalog.MaterializedView `json:"materialized_views"`
 
-	// Packs are all packs that the snapshot needs, ascending by name.
 	// Rewrite names chunks of which this snapshot refers to less than half: the next one stores their live blocks anew. A
 	// hint for writers; a reader ignores it.
 	Rewrite []ChunkName `json:"rewrite"`
 
+	// Packs are all packs that the snapshot needs, ascending by name.
 	Packs      []PackInfo        `json:"packs"`
 	Statistics Statistics        `json:"statistics"`
 	Warnings   []catalog.Warning `json:"warnings"`

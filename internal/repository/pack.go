@@ -218,7 +218,7 @@ func (p *packer) discard() {
 	p.mu.Lock()
 	p.current = nil
 	p.mu.Unlock()
-	p.uploads.Wait()
+	_ = p.uploads.Wait() // the run was given up, whatever became of them
 }
 
 // partReader reads parts of a workspace's packs. It is safe for concurrent use.

@@ -180,6 +180,9 @@ func TestSnapshotsReadBackWhatWasWrittenThroughRandomChanges(t *testing.T) {
 		}
 		for i := range tables {
 			for number := range tables[i] {
+				if i == 3 && number == 2 {
+					continue // the long block has changes of its own
+				}
 				if random.IntN(20) == 0 && number < blocks[i] {
 					tables[i][number] = randomRow(random.IntN(300))
 				}

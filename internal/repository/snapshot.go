@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"iter"
 	"sync"
@@ -199,18 +200,12 @@ const pageDigestSize = 16
 // digest is the keyed digest of a page's text: HMAC-SHA-256 under the digest key (HKDF label "page digest") of the kind's number and the
 // text, cut to 16 bytes.
 func (s *Snapshot) digest(kind crypto.Kind, plain []byte) []byte {
-	mac := s.digesters.Get().(hashReset)
+	mac := s.digesters.Get().(hash.Hash)
 	defer s.digesters.Put(mac)
 	return pageDigest(mac, kind, plain)
 }
 
-type hashReset interface {
-	io.Writer
-	Reset()
-	Sum([]byte) []byte
-}
-
-func pageDigest(mac hashReset, kind crypto.Kind, plain []byte) []byte {
+func pageDigest(mac hash.Hash, kind crypto.Kind, plain []byte) []byte {
 	mac.Reset()
 	mac.Write([]byte{byte(kind)})
 	mac.Write(plain)
@@ -319,6 +314,9 @@ func (s *Snapshot) EntryRows(ctx context.Context, table TableEntry, out io.Write
 }
 
 func (s *Snapshot) rows(ctx context.Context, table TableEntry, out io.Writer) error {
+	if table.Layout != LayoutBlocks && table.Layout != LayoutStream {
+		return fmt.Errorf("layout %q: %w", table.Layout, &UnknownFeatureError{Features: []string{"layout " + table.Layout}})
+	}
 	refs, err := s.listingRefs(ctx, table.Listing)
 	if err != nil {
 		return err
@@ -327,7 +325,7 @@ func (s *Snapshot) rows(ctx context.Context, table TableEntry, out io.Writer) er
 	if table.Listing.Inline != nil {
 		pages = 1
 	}
-	mac := s.macs.Get().(hashReset)
+	mac := s.macs.Get().(hash.Hash)
 	defer s.macs.Put(mac)
 	var written uint64
 	var rows uint64

@@ -28,8 +28,7 @@ type TableWriter struct {
 	pages    []*PartRef // by number
 	inline   []byte     // text of page 0, when it is short
 	open     int        // pages begun and not yet stored
-	closed   bool
-	complete bool // guarded by the queue
+	complete bool       // guarded by the queue
 }
 
 // OpenTable begins a table. Tables are opened ascending by oid, from one goroutine; their ranges may be written in any order.

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"slices"
 	"sync"
@@ -220,7 +221,7 @@ func (w *workspaceVerifier) checkPage(ctx context.Context, snapshot *Snapshot, k
 			}
 			records++
 		}
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			err = nil
 		}
 		if err != nil {
@@ -342,7 +343,7 @@ func (w *workspaceVerifier) checkTables(ctx context.Context) {
 			return nil
 		})
 	}
-	group.Wait()
+	_ = group.Wait() // problems were collected; no function returns an error
 	for _, cursor := range cursors {
 		if manifest := &cursor.snapshot.manifest; ctx.Err() == nil && !cursor.skipped && cursor.count != manifest.Tables.Count {
 			w.report(Problem{Kind: ProblemPageDamaged, Object: w.id().manifestKey(manifest.Snapshot), Message: fmt.Sprintf("%d tables instead of %d", cursor.count, manifest.Tables.Count)}, manifest.Snapshot)
@@ -454,7 +455,7 @@ func (w *workspaceVerifier) checkTable(ctx context.Context, versions []*tableVer
 				return nil
 			})
 		}
-		group.Wait()
+		_ = group.Wait() // problems were collected; no function returns an error
 	}
 	if ctx.Err() != nil {
 		return
@@ -603,7 +604,7 @@ func (w *workspaceVerifier) checkListingPage(ctx context.Context, version *table
 	if found.err != nil || !w.v.options.ReadData {
 		return
 	}
-	mac := version.snapshots[0].macs.Get().(hashReset)
+	mac := version.snapshots[0].macs.Get().(hash.Hash)
 	defer version.snapshots[0].macs.Put(mac)
 	for i := range page.blocks {
 		block := &page.blocks[i]
@@ -629,7 +630,7 @@ func (w *workspaceVerifier) checkListingPage(ctx context.Context, version *table
 }
 
 // checkBlock compares a block's content with its fingerprint and counts its rows.
-func (w *workspaceVerifier) checkBlock(ctx context.Context, page *listingPage, block *blockEntry, mac hashReset) (uint64, error) {
+func (w *workspaceVerifier) checkBlock(ctx context.Context, page *listingPage, block *blockEntry, mac hash.Hash) (uint64, error) {
 	mac.Reset()
 	counted := &countingWriter{out: mac}
 	left, offset := block.length, block.offset

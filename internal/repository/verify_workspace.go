@@ -301,7 +301,7 @@ func (w *workspaceVerifier) openManifests(ctx context.Context) {
 			return nil
 		})
 	}
-	group.Wait()
+	_ = group.Wait() // problems were collected; no function returns an error
 	slices.SortFunc(w.snapshots, func(a, b *Snapshot) int { return compareIDs(a.manifest.Snapshot, b.manifest.Snapshot) })
 	w.result.Snapshots = len(w.snapshots)
 	if voids > 0 {
@@ -489,5 +489,5 @@ func (w *workspaceVerifier) checkPacks(ctx context.Context) {
 			return nil
 		})
 	}
-	group.Wait()
+	_ = group.Wait() // problems were collected; no function returns an error
 }

@@ -208,7 +208,7 @@ func (r *Repository) Workspaces(ctx context.Context) ([]*Workspace, error) {
 			return nil
 		})
 	}
-	group.Wait()
+	_ = group.Wait() // problems were collected; no function returns an error
 	return workspaces, errors.Join(problems...)
 }
 

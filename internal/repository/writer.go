@@ -430,8 +430,9 @@ func ignoreLost(err error) error {
 // Abandon ends a run that did not come as far as Commit. Packs already written stay until they are pruned; verify reports them.
 func (sw *SnapshotWriter) Abandon(ctx context.Context) error {
 	sw.cancel(context.Canceled)
-	sw.sealing.Wait()
-	sw.listing.Wait()
+	// The run was given up, whatever became of these.
+	_ = sw.sealing.Wait()
+	_ = sw.listing.Wait()
 	sw.baseTables.close()
 	sw.packer.discard()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), sw.options.settleTimeout)
