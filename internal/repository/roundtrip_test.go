@@ -49,7 +49,7 @@ func snapshotOf(t *testing.T, workspace *Workspace, tables []heap, blocks []uint
 	fmt.Fprint(writer.SchemaArchive(), "schema")
 	for i, table := range tables {
 		table := table
-		writeTable(t, ctx, writer, block, catalog.Table{OID: catalog.OID(100 + i), Name: "t", Schema: "public", AccessMethod: "heap", Blocks: blocks[i]}, table)
+		writeTable(t, ctx, writer, block, catalog.Table{OID: catalog.OID(100 + i), Name: "t", Schema: "public", Kind: catalog.KindTable, AccessMethod: "heap", Blocks: blocks[i]}, table)
 	}
 	if err := block.Close(); err != nil {
 		t.Fatal(err)

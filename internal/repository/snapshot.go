@@ -155,7 +155,33 @@ func (s *Snapshot) LargeObjects(ctx context.Context) iter.Seq2[catalog.LargeObje
 
 // Entries yields the tables with where their rows are, ascending by oid, and ends after the first error.
 func (s *Snapshot) Entries(ctx context.Context) iter.Seq2[TableEntry, error] {
-	return records[TableEntry](ctx, s, crypto.KindTables, s.manifest.Tables)
+	return func(yield func(TableEntry, error) bool) {
+		for entry, err := range records[TableEntry](ctx, s, crypto.KindTables, s.manifest.Tables) {
+			if err == nil {
+				err = entry.understood()
+			}
+			if !yield(entry, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// understood returns an *UnknownFeatureError when a later version reads or loads the table in a way that this one does not know.
+func (t *TableEntry) understood() error {
+	var unknown []string
+	switch t.Kind {
+	case catalog.KindTable, catalog.KindExtensionConfig, catalog.KindLargeObjects:
+	default:
+		unknown = append(unknown, fmt.Sprintf("table kind %q", t.Kind))
+	}
+	if t.Layout != LayoutBlocks && t.Layout != LayoutStream {
+		unknown = append(unknown, fmt.Sprintf("layout %q", t.Layout))
+	}
+	if len(unknown) > 0 {
+		return fmt.Errorf("table %q.%q: %w", t.Schema, t.Name, &UnknownFeatureError{Features: unknown})
+	}
+	return nil
 }
 
 // Tables yields the tables whose rows the snapshot holds, ascending by oid, and ends after the first error.
@@ -314,9 +340,6 @@ func (s *Snapshot) EntryRows(ctx context.Context, table TableEntry, out io.Write
 }
 
 func (s *Snapshot) rows(ctx context.Context, table TableEntry, out io.Writer) error {
-	if table.Layout != LayoutBlocks && table.Layout != LayoutStream {
-		return fmt.Errorf("layout %q: %w", table.Layout, &UnknownFeatureError{Features: []string{"layout " + table.Layout}})
-	}
 	refs, err := s.listingRefs(ctx, table.Listing)
 	if err != nil {
 		return err

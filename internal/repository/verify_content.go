@@ -412,6 +412,9 @@ func (w *workspaceVerifier) tableEntries(ctx context.Context, snapshot *Snapshot
 		} else if err != nil {
 			return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
 		}
+		if err := entry.understood(); err != nil {
+			return nil, err
+		}
 		entry.Shape = catalog.RowShape{} // only memory
 		entries = append(entries, entry)
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -466,3 +467,32 @@ func bytesChunks(data []byte, size int) func(func([]byte) bool) {
 }
 
 var _ objectstore.Store = overlay{}
+
+// The base's own pack is whole, and an older one, in which only rows and the archive lie, is gone: reading the base does not show that.
+func TestSnapshotStoresAgainRowsWhoseOldPackIsGone(t *testing.T) {
+	directory := newDirectory(t)
+	repository := createIn(t, directory)
+	workspace := newTestWorkspace(t, repository)
+	content := table(100, 1500, 100)
+	first := mustSnapshot(t, workspace, content)
+	content.rows[3], content.rows[1400] = "changed\n", "changed\n"
+	mustSnapshot(t, workspace, content)
+	for _, pack := range first.Manifest().Packs {
+		if err := directory.Delete(t.Context(), workspace.id.packKey(pack.Name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	third := mustSnapshot(t, workspace, content)
+	mustHold(t, third, content)
+	if err := third.SchemaArchive(t.Context(), io.Discard); err != nil {
+		t.Error(err)
+	}
+	if warnings := third.Manifest().Warnings; len(warnings) != 1 || warnings[0].Code != "pack_lost" {
+		t.Errorf("warnings %+v", warnings)
+	}
+	for _, workspace := range verify(t, repository, VerifyOptions{ReadData: true}).Workspaces {
+		if slices.Contains(workspace.Damaged, third.Manifest().Snapshot) || len(workspace.Damaged) != 2 {
+			t.Errorf("damaged: %v", workspace.Damaged)
+		}
+	}
+}
