@@ -53,7 +53,8 @@ func (e *PreflightError) Error() string {
 	for i, problem := range e.Problems {
 		messages[i] = problem.Message
 	}
-	return fmt.Sprintf("cannot restore to server %s: %s", e.Server, strings.Join(messages, "; "))
+	// A message may end in a statement to run, with its semicolon.
+	return fmt.Sprintf("cannot restore to server %s: %s", e.Server, strings.ReplaceAll(strings.Join(messages, "; "), ";; ", "; "))
 }
 
 func (e *PreflightError) Unwrap() (causes []error) {
