@@ -31,9 +31,10 @@ test-servers: ## install what the tests run against: PostgreSQL 15, 17 and 18, a
 test: test-servers ## run every test against real servers, with the race detector
 	HOURVAULT_TEST_REQUIRE=1 CGO_ENABLED=1 go test -race -timeout 20m -p 2 $(TESTFLAGS) $(PACKAGES)
 
-lint: ## check formatting, go vet, and golangci-lint with the layers of the code
+lint: ## check formatting, go.mod, go vet, and golangci-lint with the layers of the code
 	@unformatted=$$(gofmt -l .); \
 	if [ -n "$$unformatted" ]; then echo "not formatted, run make format:"; echo "$$unformatted"; exit 1; fi
+	go mod tidy -diff
 	go vet ./...
 	.ci/depguard-test.sh
 	linter=$$(.ci/tools.sh golangci-lint); "$$linter" run ./...
