@@ -303,12 +303,22 @@ func (d *discovery) pick(loaded *config.Config, names []string) ([]liveWorkspace
 	return picked, nil
 }
 
+// notFound says why there is no such workspace. A server that does not answer comes first: whether it has the workspace is
+// not known, and another configured server may see the same database, under another role, without backing it up.
 func (d *discovery) notFound(name string, means func(liveWorkspace) bool) error {
-	if i := slices.IndexFunc(d.others, means); i >= 0 {
-		return usagef("database %s on server %s is no workspace: the server's include and exclude patterns leave it out", console.Printable(string(d.others[i].database.Name)), d.others[i].server.Name())
+	i := slices.IndexFunc(d.others, means)
+	if len(d.problems) > 0 && (i < 0 || name != d.others[i].qualified()) {
+		problem := d.problems[0]
+		for _, one := range d.problems {
+			if strings.HasPrefix(name, one.Server+"/") {
+				problem = one
+				break
+			}
+		}
+		return fmt.Errorf("no workspace %s on the servers that answer; server %s does not: %s", console.Printable(name), problem.Server, problem.Error)
 	}
-	if len(d.problems) > 0 {
-		return fmt.Errorf("no workspace %s on the servers that answer; server %s does not: %s", console.Printable(name), d.problems[0].Server, d.problems[0].Error)
+	if i >= 0 {
+		return usagef("database %s on server %s is no workspace: the server's include and exclude patterns leave it out", console.Printable(string(d.others[i].database.Name)), d.others[i].server.Name())
 	}
 	return usagef("no server has a workspace %s: hourvault doctor lists the databases of each", console.Printable(name))
 }

@@ -2,11 +2,13 @@ package postgres
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/url"
+	"slices"
 	"sort"
 	"strings"
 	"sync"
@@ -366,12 +368,72 @@ func (s *Server) connect(ctx context.Context, database string, purpose Purpose, 
 	}
 }
 
-// connectError leaves out what pgx prints of the configuration, and keeps what the server or the network says.
+// connectError leaves out what pgx prints of the configuration, and keeps what the server or the network says, in one
+// line that ends with what to look at.
 func connectError(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	return ServerError(err)
+	if hasState(err, stateInvalidAuthorization) || hasState(err, stateInvalidPassword) {
+		return fmt.Errorf("%w: check the role in dsn, its password (password_file) and the server's pg_hba.conf", ServerError(err))
+	}
+	var server *pgconn.PgError
+	var failed *pgconn.ConnectError
+	if errors.As(err, &server) || !errors.As(err, &failed) {
+		return ServerError(err)
+	}
+	attempts := connectAttempts(failed)
+	text := strings.Join(slices.Compact(attempts), "; ")
+	var network *net.OpError
+	var name *net.DNSError
+	var certificate *tls.CertificateVerificationError
+	switch {
+	case errors.As(err, &certificate):
+		text += ": check sslmode and sslrootcert in dsn"
+	case errors.As(err, &network), errors.As(err, &name):
+		text += ": is it running? check host and port in dsn"
+	}
+	return &unconnectedError{text: text, cause: err}
+}
+
+// SQLSTATEs of a server that does not let a role in (PostgreSQL manual, appendix "PostgreSQL Error Codes").
+const (
+	stateInvalidAuthorization = "28000"
+	stateInvalidPassword      = "28P01"
+)
+
+// unconnectedError is a pgconn.ConnectError that is told in one line.
+type unconnectedError struct {
+	text  string
+	cause error
+}
+
+func (e *unconnectedError) Error() string { return e.text }
+func (e *unconnectedError) Unwrap() error { return e.cause }
+
+// connectAttempts returns what each attempt of pgx met, one line each. With sslmode=prefer every address is tried twice,
+// which mostly gives the same line twice, one after the other.
+func connectAttempts(err error) []string {
+	switch e := err.(type) {
+	case *pgconn.ConnectError:
+		return connectAttempts(e.Unwrap())
+	case interface{ Unwrap() []error }:
+		var lines []string
+		for _, one := range e.Unwrap() {
+			lines = append(lines, connectAttempts(one)...)
+		}
+		return lines
+	}
+	var network *net.OpError
+	if errors.As(err, &network) {
+		met := *network
+		met.Source = nil // a port drawn by the kernel, which tells nothing
+		return []string{met.Error()}
+	}
+	if inner := errors.Unwrap(err); inner != nil && strings.Contains(err.Error(), "\n") {
+		return connectAttempts(inner)
+	}
+	return []string{strings.ReplaceAll(err.Error(), "\n", "; ")}
 }
 
 // closeConn closes a connection whatever state ctx is in, and waits until it is closed.
