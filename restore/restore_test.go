@@ -345,7 +345,7 @@ func TestKeptPartialDatabaseDoesNotLookFinished(t *testing.T) {
 	}
 }
 
-// Hazard 3.4b: a CHECK constraint's function ran as the superuser that restored.
+// Hazard 3.4 (b) in docs/hazards.md: a CHECK constraint's function ran as the superuser that restored.
 func TestCustomersFunctionsDoNotRunAsSuperuserDuringARestore(t *testing.T) {
 	for _, major := range testenv.Majors() {
 		t.Run(fmt.Sprintf("postgres %d", major), func(t *testing.T) {
@@ -390,7 +390,7 @@ func TestCustomersFunctionsDoNotRunAsSuperuserDuringARestore(t *testing.T) {
 	}
 }
 
-// Hazard 3.2: the hash of an enum value is that of its oid, which differs in every database.
+// Hazard 3.2 in docs/hazards.md: the hash of an enum value is that of its oid, which differs in every database.
 func TestHashPartitionsOnAnEnumAreLoadedThroughTheirRoot(t *testing.T) {
 	for _, major := range testenv.Majors() {
 		t.Run(fmt.Sprintf("postgres %d", major), func(t *testing.T) {
@@ -433,7 +433,7 @@ const hashScript = `
 	CREATE TABLE h2b PARTITION OF h2 DEFAULT;
 	INSERT INTO h SELECT l, i FROM unnest(enum_range(NULL::e)) l, generate_series(1, 100) i;`
 
-// Hazard 3.3: emptying such a table deletes rows that CREATE EXTENSION brought, reading it whole doubles them.
+// Hazard 3.3 in docs/hazards.md: emptying such a table deletes rows that CREATE EXTENSION brought, reading it whole doubles them.
 func TestExtensionConfigurationIsAppendedToWhatTheExtensionBrings(t *testing.T) {
 	dir := t.TempDir()
 	for _, err := range []error{
@@ -475,7 +475,7 @@ func TestExtensionConfigurationIsAppendedToWhatTheExtensionBrings(t *testing.T) 
 	assertEqualDumps(t, cluster.BinDir(), cluster, original, cluster, into)
 }
 
-// Hazard 1.8: with array_nulls off on the restoring session, NULL elements became the string NULL.
+// Hazard 1.8 in docs/hazards.md: with array_nulls off on the restoring session, NULL elements became the string NULL.
 func TestSettingsOfTheRestoringRoleDoNotChangeWhatIsRestored(t *testing.T) {
 	cluster := testenv.Postgres(t, 17)
 	original := awkwardDatabase(t, cluster, "")

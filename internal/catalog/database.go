@@ -103,7 +103,7 @@ type Warning struct {
 }
 
 // Reading records how the rows were read, and all that a later incremental snapshot needs to decide whether blocks of
-// this one may be taken over (design, "Cost follows change"). Positions that a server could not tell (a standby, a
+// this one may be taken over (docs/format.md, section 8.2). Positions that a server could not tell (a standby, a
 // missing privilege) are nil.
 type Reading struct {
 	// SettingsVersion numbers the list of settings pinned while reading (docs/format.md, "Pinned settings").
@@ -118,7 +118,7 @@ type Reading struct {
 	// Marks are checkpoints seen before the snapshot was opened, newest first.
 	Marks []Mark `json:"marks,omitempty"`
 	// Proof is the checkpoint that began after the snapshot was opened and completed on the connection that still held
-	// it: R(B) of the design. Without it this snapshot can never be a base for reading only changed blocks.
+	// it. Without it this snapshot can never be a base for reading only changed blocks.
 	Proof *Mark `json:"proof,omitempty"`
 	// NotBase says why this snapshot cannot be such a base; empty when it can.
 	NotBase string `json:"not_base,omitempty"`
