@@ -129,7 +129,7 @@ func ReadRootKeyFile(path string) (*LocalRootKey, error) {
 	// Without O_NONBLOCK opening a pipe would wait for somebody who writes to it.
 	file, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("root key %s: no such file; hourvault init makes one, and existing backups need the one they were made with: %w", path, fs.ErrNotExist)
+		return nil, fmt.Errorf("root key %s: %w; hourvault init makes one, and existing backups need the one they were made with", path, fs.ErrNotExist)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("root key %s: %w", path, errors.Unwrap(err))

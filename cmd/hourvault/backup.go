@@ -54,6 +54,8 @@ type backupResult struct {
 	Snapshot *snapshotDocument `json:"snapshot,omitempty"`
 	// NewWorkspace says that this is the workspace's first snapshot.
 	NewWorkspace bool `json:"new_workspace"`
+	// EarlierWorkspaces are, for a new one, the ids of those that hold snapshots of earlier databases of the same name.
+	EarlierWorkspaces []string `json:"earlier_workspaces"`
 	// ReadBytes are those of heap blocks.
 	ReadBytes  int64         `json:"read_bytes"`
 	DurationNS time.Duration `json:"duration_ns"`
@@ -326,10 +328,16 @@ func (d *discovery) notFound(name string, means func(liveWorkspace) bool) error 
 // takeSnapshots fills results, one for each workspace.
 func (a *app) takeSnapshots(ctx context.Context, repo *repository.Repository, picked []liveWorkspace, opts backupOptions, results []backupResult) {
 	bar := newBackupBar(a, picked)
+	// Whoever is new is compared with what the repository held when the first new one came: in most rounds none does.
+	known := sync.OnceValue(func() []*repository.Workspace {
+		all, _ := repo.Workspaces(ctx) // one that cannot be opened is for verify to report
+		return all
+	})
 	jobs := make([]scheduler.Job, len(picked))
 	for i, live := range picked {
 		result := &results[i]
 		result.workspaceDocument = workspaceDocument{Workspace: live.name, Server: live.server.Name(), Database: live.database.Name}
+		result.EarlierWorkspaces = []string{}
 		jobs[i] = scheduler.Job{Server: live.server.Name(), Run: func(ctx context.Context) error {
 			taken, err := backup.Run(ctx, live.server, live.database, repo, backup.Options{
 				Holder: holder(), Version: buildVersion().Version, Progress: func(p backup.Progress) { bar.report(i, p.Bytes, p.BytesTotal) },
@@ -343,6 +351,9 @@ func (a *app) takeSnapshots(ctx context.Context, repo *repository.Repository, pi
 			}
 			result.WorkspaceID, result.NewWorkspace = taken.Workspace.ID().String(), taken.NewWorkspace
 			result.Snapshot = describeSnapshot(taken.Snapshot)
+			if taken.NewWorkspace {
+				result.EarlierWorkspaces = earlierWorkspaces(known(), taken.Workspace)
+			}
 			return nil
 		}}
 	}
@@ -364,6 +375,29 @@ func (a *app) takeSnapshots(ctx context.Context, repo *repository.Repository, pi
 		a.logBackup(result, outcome.Err)
 	}
 	bar.finish(failed)
+}
+
+// earlierWorkspaces returns the ids of the workspaces that are called as a new one is, and are of another database: one that
+// was dropped and made anew, was replaced by renaming, or was moved to another cluster.
+func earlierWorkspaces(all []*repository.Workspace, created *repository.Workspace) []string {
+	ids := []string{}
+	is := created.Record()
+	for _, workspace := range all {
+		was := workspace.Record()
+		if workspace.ID() != created.ID() && was.Database == is.Database && (was.Server == is.Server || was.SystemIdentifier == is.SystemIdentifier) {
+			ids = append(ids, workspace.ID().String())
+		}
+	}
+	return ids
+}
+
+// newUnderOldName says what it means that a workspace is new and its name is not; empty where that is not so.
+func (r *backupResult) newUnderOldName() string {
+	if len(r.EarlierWorkspaces) == 0 {
+		return ""
+	}
+	return "another database than the one of that name before: a new workspace, with a key of its own; the snapshots of the earlier database are kept as workspace " +
+		strings.Join(r.EarlierWorkspaces, ", ")
 }
 
 // passes says whether a failure is of a kind that goes away by itself.
@@ -391,6 +425,9 @@ func (a *app) logBackup(result *backupResult, err error) {
 		zap.String("manifest_sha256", s.ManifestSHA256), zap.Uint64("rows", s.Rows), zap.Int64("read_bytes", result.ReadBytes),
 		zap.Uint64("new_bytes", s.NewBytes), zap.Uint64("stored_bytes", s.StoredBytes), zap.Int("warnings", len(s.Warnings)))
 	if !a.peopleWatch() {
+		if len(result.EarlierWorkspaces) > 0 {
+			logger.Warn("new workspace under a known name", zap.String("workspace_id", result.WorkspaceID), zap.Strings("earlier_workspaces", result.EarlierWorkspaces))
+		}
 		for _, warning := range s.Warnings {
 			logger.Warn("snapshot warning", zap.String("snapshot", s.Snapshot), zap.String("code", warning.Code),
 				zap.String("object", safe(string(warning.Object))), zap.String("message", safe(string(warning.Message))))
@@ -414,6 +451,9 @@ func (a *app) printBackup(ctx context.Context, result backupDocument) error {
 		}
 		s := one.Snapshot
 		if a.peopleWatch() { // else they are logged
+			if text := one.newUnderOldName(); text != "" {
+				a.say("hourvault: %s: warning: %s", console.Printable(one.Workspace), text)
+			}
 			for _, warning := range s.Warnings {
 				a.say("hourvault: %s: warning: %s", console.Printable(one.Workspace), warningLine(warning))
 			}
@@ -442,11 +482,12 @@ type backupBar struct {
 	totals []int64
 }
 
-// newBackupBar prepares a bar. What is not begun yet counts with the database's size on disk.
+// newBackupBar prepares a bar. It counts heap blocks, and says so: what PostgreSQL keeps out of line (TOAST) is read with
+// them and not counted. What is not begun yet counts with the database's size on disk.
 func newBackupBar(a *app, picked []liveWorkspace) *backupBar {
-	b := &backupBar{app: a, title: "backup of " + count(len(picked), "workspace"), done: make([]int64, len(picked)), totals: make([]int64, len(picked))}
+	b := &backupBar{app: a, title: "backup of " + count(len(picked), "workspace") + ", heap", done: make([]int64, len(picked)), totals: make([]int64, len(picked))}
 	if len(picked) == 1 {
-		b.title = "backup " + picked[0].name
+		b.title = "backup " + picked[0].name + ", heap"
 	}
 	for i, live := range picked {
 		b.totals[i] = max(0, live.database.SizeBytes)

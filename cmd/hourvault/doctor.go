@@ -166,6 +166,6 @@ func (a *app) printFindings(result doctorDocument, loaded *config.Config) error 
 			out.printf("           -> %s\n", one.Advice)
 		}
 	}
-	out.printf("\n%d checks: %d failures, %d warnings\n", len(result.Checks), result.Failures, result.Warnings)
+	out.printf("\n%s: %s, %s\n", count(len(result.Checks), "check"), count(result.Failures, "failure"), count(result.Warnings, "warning"))
 	return out.err
 }

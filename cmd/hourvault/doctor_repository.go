@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"os"
 
 	"github.com/hourvault/hourvault/crypto"
@@ -23,7 +25,11 @@ func (a *app) examineRepository(ctx context.Context, loaded *config.Config) []fi
 func (a *app) examineRootKey(found *findings, from config.RootKey) crypto.RootKey {
 	key, err := a.rootKey(from)
 	if err != nil {
-		found.add(statusFailure, "readable", "", "%v", err)
+		advice := ""
+		if errors.Is(err, fs.ErrPermission) {
+			advice = "run as the user that the file belongs to, or give it to the user that hourvault runs as"
+		}
+		found.add(statusFailure, "readable", advice, "%v", err)
 		return nil
 	}
 	found.ok("readable", "%s, id %s", from, key.ID())
@@ -38,7 +44,7 @@ func (a *app) examineRootKey(found *findings, from config.RootKey) crypto.RootKe
 func (a *app) examineStore(ctx context.Context, found *findings, from config.Repository, key crypto.RootKey) {
 	objects, err := a.openStore(ctx, from, objectstore.DirectoryOptions{})
 	if err != nil {
-		found.add(statusFailure, "reach", "", "%v", err)
+		found.add(statusFailure, "reach", deniedAdvice(err), "%v", err)
 		return
 	}
 	defer objects.Close()
@@ -68,7 +74,11 @@ func (a *app) examineStore(ctx context.Context, found *findings, from config.Rep
 	}
 	repo, err := repository.Open(ctx, objectstore.ReadOnly(objects), key)
 	if err != nil {
-		found.add(statusFailure, "format", "", "%v", err)
+		advice := deniedAdvice(err)
+		if errors.Is(err, repository.ErrWrongRootKey) {
+			advice = "point root_key at the key that this repository was made with"
+		}
+		found.add(statusFailure, "format", advice, "%v", err)
 		return
 	}
 	defer repo.Close()
@@ -80,4 +90,12 @@ func (a *app) examineStore(ctx context.Context, found *findings, from config.Rep
 		}
 	}
 	found.ok("keys", "those of %s open", count(len(workspaces), "workspace"))
+}
+
+// deniedAdvice says what to do about an error when it is that the store does not let hourvault in.
+func deniedAdvice(err error) string {
+	if errors.Is(err, objectstore.ErrDenied) {
+		return "let the user or role that hourvault runs as list, read, write and delete there"
+	}
+	return ""
 }

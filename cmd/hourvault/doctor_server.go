@@ -202,9 +202,12 @@ func (a *app) examineDatabases(ctx context.Context, found *findings, server *pos
 			neither = append(neither, console.Printable(name))
 		}
 	}
-	if len(selected) == 0 {
+	switch {
+	case len(selected) == 0 && len(neither) == 0 && slices.Equal(from.Workspaces.Exclude, []config.Pattern{"*"}):
+		found.ok("databases", "all are excluded: no backups are taken through this entry, which is for restoring")
+	case len(selected) == 0:
 		found.add(statusWarning, "databases", "correct the server's workspaces: include", "no database is a workspace; %d are excluded", len(excluded))
-	} else {
+	default:
 		found.ok("databases", "%d are workspaces, %d are excluded", len(selected), len(excluded))
 	}
 	if len(neither) > 0 {

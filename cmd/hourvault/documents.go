@@ -37,8 +37,9 @@ type snapshotDocument struct {
 	Finished       time.Time `json:"finished"`
 	Sequence       uint64    `json:"sequence"`
 	ManifestSHA256 string    `json:"manifest_sha256"`
-	Tables         uint64    `json:"tables"`
-	Rows           uint64    `json:"rows"`
+	// Tables are the customer's: pg_largeobject is not counted. Rows include its rows, the pages of large objects.
+	Tables uint64 `json:"tables"`
+	Rows   uint64 `json:"rows"`
 	// ContentBytes are those of the rows' text, NewBytes of what the snapshot before did not have, StoredBytes of what was
 	// uploaded for it.
 	ContentBytes uint64            `json:"content_bytes"`
@@ -52,10 +53,14 @@ func describeSnapshot(snapshot *repository.Snapshot) *snapshotDocument {
 	return &snapshotDocument{
 		Snapshot: manifest.Snapshot.String(), Time: manifest.Time.UTC(), Finished: manifest.Finished.UTC(),
 		Sequence: manifest.Sequence, ManifestSHA256: hex.EncodeToString(snapshot.Ref().SHA256),
-		Tables: manifest.Statistics.Tables, Rows: manifest.Statistics.Rows, ContentBytes: manifest.Statistics.ContentBytes,
+		Tables: withoutLargeObjects(manifest.Statistics.Tables), Rows: manifest.Statistics.Rows, ContentBytes: manifest.Statistics.ContentBytes,
 		NewBytes: manifest.Statistics.NewBytes, StoredBytes: manifest.Statistics.StoredBytes, Warnings: notNil(manifest.Warnings),
 	}
 }
+
+// withoutLargeObjects takes pg_largeobject out of a number of tables: every snapshot holds it, also of a database without
+// large objects, and people who count their tables do not.
+func withoutLargeObjects[N int | uint64](tables N) N { return max(tables, 1) - 1 }
 
 // notNil makes an empty list print as [] and not as null.
 func notNil[T any](list []T) []T {

@@ -4,14 +4,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
 
+	"github.com/hourvault/hourvault/crypto"
 	"github.com/hourvault/hourvault/internal/catalog"
 	"github.com/hourvault/hourvault/internal/config"
 	"github.com/hourvault/hourvault/internal/console"
+	"github.com/hourvault/hourvault/internal/objectstore"
 	"github.com/hourvault/hourvault/internal/postgres"
 	"github.com/hourvault/hourvault/internal/repository"
 	"github.com/hourvault/hourvault/internal/timeexpr"
@@ -64,8 +69,8 @@ Times: 2026-11-20T14:00:00+01:00, "2026-11-20 14:00" (this machine's zone, or --
 
 Exit codes: 0 done (with --dry-run: it would work); 1 failed, or the target lacks something; 2 wrong usage or
 configuration, an unknown workspace or snapshot, a time before the first snapshot, or the database exists.`,
-		Example: `  hourvault restore acme --at "2026-11-20 14:00" --into acme_restored
-  hourvault restore acme --at "3h ago" --into acme_restored --dry-run
+		Example: `  hourvault restore acme --at "2026-11-20 14:00" --into restored_acme
+  hourvault restore acme --at "3h ago" --into restored_acme --dry-run
   hourvault restore eu-1/acme --snapshot 20261120T130000Z-0123456789abcdef --into acme --server eu-2`,
 		Args:              exactlyOne("workspace"),
 		ValidArgsFunction: a.completeWorkspaces(1),
@@ -132,11 +137,16 @@ func runRestore(ctx context.Context, a *app, opts restoreOptions) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	workspace, err := a.pickWorkspace(nameWorkspaces(all), opts.workspace, problem)
+	named := nameWorkspaces(all)
+	workspace, err := a.pickWorkspace(ctx, named, opts.workspace, problem)
 	if err != nil {
 		return err
 	}
 	snapshot, err := a.chooseSnapshot(ctx, workspace, at, opts.snapshot)
+	var early *tooEarlyError
+	if errors.As(err, &early) {
+		err = &usageError{fmt.Errorf("%w%s", err, a.formerly(ctx, named, workspace, at))}
+	}
 	if err != nil {
 		return err
 	}
@@ -164,6 +174,7 @@ func runRestore(ctx context.Context, a *app, opts restoreOptions) error {
 		if err != nil {
 			return explainRestore(err)
 		}
+		plan.Tables = withoutLargeObjects(plan.Tables)
 		document.Plan, document.DurationNS = &plan, a.now().Sub(begin)
 		plan.Warnings = notNil(plan.Warnings)
 		if a.global.json {
@@ -207,6 +218,7 @@ func runRestore(ctx context.Context, a *app, opts restoreOptions) error {
 	if err != nil {
 		return explainRestore(err)
 	}
+	result.Tables = withoutLargeObjects(result.Tables)
 	document.Result, document.DurationNS = &result, a.now().Sub(begin)
 	result.Phases, result.Warnings = notNil(result.Phases), notNil(result.Warnings)
 	a.logger.Info("workspace restored", zap.String("workspace", safe(workspace.name)), zap.String("snapshot", manifest.Snapshot.String()),
@@ -219,6 +231,13 @@ func runRestore(ctx context.Context, a *app, opts restoreOptions) error {
 
 // explainRestore adds the flags that mend what package restore reports.
 func explainRestore(err error) error {
+	if isDamage(err) {
+		left := "nothing was left behind; "
+		if failed := (*restore.Error)(nil); errors.As(err, &failed) && failed.Kept != "" {
+			left = ""
+		}
+		return fmt.Errorf("%w: %schoose another snapshot with --snapshot; hourvault verify --read-data says which are damaged", err, left)
+	}
 	var refused *restore.PreflightError
 	if !errors.As(err, &refused) {
 		return err
@@ -232,6 +251,14 @@ func explainRestore(err error) error {
 		}
 	}
 	return err
+}
+
+// isDamage says whether something of a snapshot is missing or not what was stored.
+func isDamage(err error) bool {
+	var beyond *objectstore.RangeError
+	var large *objectstore.TooLargeError
+	return errors.Is(err, repository.ErrDamaged) || errors.Is(err, objectstore.ErrNotFound) || errors.Is(err, crypto.ErrNotAuthentic) ||
+		errors.Is(err, crypto.ErrNotSealed) || errors.As(err, &beyond) || errors.As(err, &large)
 }
 
 // clockSlack is how much the clocks of a database server and of the machine that took snapshots may differ before --at
@@ -281,9 +308,49 @@ func (a *app) chooseSnapshot(ctx context.Context, workspace namedWorkspace, at t
 		if err != nil {
 			return nil, err
 		}
-		return nil, usagef("workspace %s has no snapshot at or before %s: its first is of %s, %s", name, a.formatTime(at), a.formatTime(snapshot.Manifest().Time), first)
+		return nil, &tooEarlyError{fmt.Sprintf("workspace %s has no snapshot at or before %s: its first is of %s, %s", name, a.formatTime(at), a.formatTime(snapshot.Manifest().Time), first)}
 	}
 	return nil, usagef("workspace %s has no snapshots yet", name)
+}
+
+// tooEarlyError says that a workspace's first snapshot is later than the time asked for.
+type tooEarlyError struct{ text string }
+
+func (e *tooEarlyError) Error() string { return e.text }
+
+// formerlyTimeout bounds looking for workspaces that had a name before: an error must not wait long for its hint.
+const formerlyTimeout = 20 * time.Second
+
+// formerly says, as the end of an error, which other workspaces had workspace's name and have a snapshot at or before at: a
+// database that was replaced by renaming keeps its snapshots under the name that it has now. The newest such snapshot
+// of each workspace is looked at.
+func (a *app) formerly(ctx context.Context, named []namedWorkspace, workspace namedWorkspace, at time.Time) string {
+	ctx, cancel := context.WithTimeout(ctx, formerlyTimeout)
+	defer cancel()
+	hints := make([]string, len(named))
+	var group errgroup.Group
+	group.SetLimit(manifestReaders)
+	for i, other := range named {
+		if other.ID() == workspace.ID() || other.record.Created.After(at.Add(clockSlack)) {
+			continue
+		}
+		group.Go(func() error {
+			snapshot, err := a.chooseSnapshot(ctx, other, at, "")
+			if err != nil { // a hint only
+				return nil
+			}
+			if then := snapshot.Manifest(); then.Server == workspace.record.Server && then.Database.Name == workspace.record.Database {
+				hints[i] = fmt.Sprintf("%s, of %s", console.Printable(other.name), a.formatTime(then.Time))
+			}
+			return nil
+		})
+	}
+	_ = group.Wait()
+	hints = slices.DeleteFunc(hints, func(hint string) bool { return hint == "" })
+	if len(hints) == 0 {
+		return "; hourvault snapshots lists those of all workspaces, also of databases that had this name before"
+	}
+	return "; another database had that name then: restore " + strings.Join(hints, ", or ")
 }
 
 // chooseTarget returns the configuration of the server to restore to.
@@ -342,6 +409,9 @@ func nextStep(live, restored catalog.Text) string {
 	}
 	kept := live + "_before_restore"
 	return fmt.Sprintf("next: look at it; to put it in the place of the live one, disconnect the applications and run, connected to another database:\n"+
-		"  ALTER DATABASE %s RENAME TO %s; ALTER DATABASE %s RENAME TO %s;",
-		postgres.QuoteIdentifier(live), postgres.QuoteIdentifier(kept), postgres.QuoteIdentifier(restored), postgres.QuoteIdentifier(live))
+		"  ALTER DATABASE %s RENAME TO %s; ALTER DATABASE %s RENAME TO %s;\n"+
+		"the snapshots taken so far stay with the old database, which hourvault calls %s from its next backup on; the restored\n"+
+		"one begins a history of its own, as %s: to go back to before the swap, restore %s",
+		postgres.QuoteIdentifier(live), postgres.QuoteIdentifier(kept), postgres.QuoteIdentifier(restored), postgres.QuoteIdentifier(live),
+		console.Printable(string(kept)), console.Printable(string(live)), console.Printable(string(kept)))
 }

@@ -65,7 +65,7 @@ func runSnapshots(ctx context.Context, a *app, names []string) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	picked, err := a.pickWorkspaces(nameWorkspaces(all), names, problem)
+	picked, err := a.pickWorkspaces(ctx, nameWorkspaces(all), names, problem)
 	if err != nil {
 		return err
 	}
@@ -112,15 +112,19 @@ func (a *app) printSnapshots(result snapshotsDocument) error {
 	rows := 0
 	table := console.NewTable(a.streams.Out, "WORKSPACE", "SNAPSHOT", "TIME", "AGE", "SEQ", "ROWS", "CONTENT", "STORED", "WARNINGS")
 	for _, workspace := range result.Workspaces {
+		name := workspace.Workspace
+		if name == workspace.WorkspaceID { // one of several of that name
+			name = workspace.Server + "/" + string(workspace.Database) + " (" + workspace.WorkspaceID + ")"
+		}
 		for _, s := range workspace.Snapshots {
 			rows++
-			table.Row(workspace.Workspace, s.Snapshot, a.formatTime(s.Time), console.FormatDuration(a.now().Sub(s.Time)), strconv.FormatUint(s.Sequence, 10),
+			table.Row(name, s.Snapshot, a.formatTime(s.Time), console.FormatDuration(a.now().Sub(s.Time)), strconv.FormatUint(s.Sequence, 10),
 				strconv.FormatUint(s.Rows, 10), size(s.ContentBytes), size(s.StoredBytes), strconv.Itoa(len(s.Warnings)))
 		}
 		for _, broken := range workspace.Unreadable {
 			rows++
-			table.Row(workspace.Workspace, broken.Snapshot, "unreadable", "", "", "", "", "", "")
-			a.say("hourvault: %s: snapshot %s cannot be read: %s", console.Printable(workspace.Workspace), broken.Snapshot, broken.Error)
+			table.Row(name, broken.Snapshot, "unreadable", "", "", "", "", "", "")
+			a.say("hourvault: %s: snapshot %s cannot be read: %s", console.Printable(name), broken.Snapshot, broken.Error)
 		}
 	}
 	if rows == 0 {

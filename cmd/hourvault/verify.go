@@ -108,7 +108,7 @@ func runVerify(ctx context.Context, a *app, opts verifyOptions) error {
 	options := repository.VerifyOptions{ReadData: opts.readData}
 	if len(opts.workspaces) > 0 {
 		all, problem := repo.Workspaces(ctx)
-		picked, err := a.pickWorkspaces(nameWorkspaces(all), opts.workspaces, problem)
+		picked, err := a.pickWorkspaces(ctx, nameWorkspaces(all), opts.workspaces, problem)
 		if err != nil {
 			return err
 		}
@@ -161,7 +161,7 @@ func describeReport(report repository.VerifyReport) verifyDocument {
 	}
 	for _, w := range report.Workspaces {
 		verified := verifiedWorkspace{
-			WorkspaceID: w.Workspace.String(), Server: w.Server, Database: w.Database, Snapshots: w.Snapshots, Tables: w.Tables,
+			WorkspaceID: w.Workspace.String(), Server: w.Server, Database: w.Database, Snapshots: w.Snapshots, Tables: withoutLargeObjects(w.Tables),
 			Packs: w.Packs, PackBytes: w.PackBytes, ReadBytes: w.BytesRead, Damaged: []string{},
 		}
 		if w.Newest != nil {
@@ -198,9 +198,17 @@ func workspaceID(id repository.WorkspaceID) string {
 func (a *app) printReport(document verifyDocument) error {
 	out := &errWriter{out: a.streams.Out}
 	if len(document.Workspaces) > 0 {
+		named := map[string]int{}
+		for _, w := range document.Workspaces {
+			named[w.Server+"/"+string(w.Database)]++
+		}
 		table := console.NewTable(a.streams.Out, "WORKSPACE", "SNAPSHOTS", "TABLES", "PACKS", "SIZE", "READ", "SEQ", "DAMAGED")
 		for _, w := range document.Workspaces {
-			table.Row(w.Server+"/"+string(w.Database), strconv.Itoa(w.Snapshots), strconv.Itoa(w.Tables), strconv.Itoa(w.Packs), size(w.PackBytes), size(w.ReadBytes),
+			name := w.Server + "/" + string(w.Database)
+			if named[name] > 1 {
+				name += " (" + w.WorkspaceID + ")"
+			}
+			table.Row(name, strconv.Itoa(w.Snapshots), strconv.Itoa(w.Tables), strconv.Itoa(w.Packs), size(w.PackBytes), size(w.ReadBytes),
 				strconv.FormatUint(w.Sequence, 10), strconv.Itoa(len(w.Damaged)))
 		}
 		out.err = table.Flush()

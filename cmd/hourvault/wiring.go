@@ -37,7 +37,7 @@ func (a *app) openStore(ctx context.Context, from config.Repository, options obj
 	if from.Kind == config.RepositoryDirectory {
 		opened, err := objectstore.OpenDirectory(from.Directory, options)
 		if errors.Is(err, objectstore.ErrNoBucket) {
-			return nil, fmt.Errorf("%w; hourvault init makes it", err)
+			return nil, &noDirectoryError{url: from.URL, cause: err}
 		}
 		if err != nil {
 			return nil, err
@@ -58,6 +58,18 @@ func (a *app) openStore(ctx context.Context, from config.Repository, options obj
 	}
 	return opened, nil
 }
+
+// noDirectoryError is objectstore.ErrNoBucket in the words of whoever configured a directory.
+type noDirectoryError struct {
+	url   string
+	cause error
+}
+
+func (e *noDirectoryError) Error() string {
+	return fmt.Sprintf("repository %s: there is no such directory: correct the path; hourvault init makes it", console.Printable(e.url))
+}
+
+func (e *noDirectoryError) Unwrap() error { return e.cause }
 
 // rootKey reads the root key. All its errors mean that the configuration, or what it points at, must be changed.
 func (a *app) rootKey(from config.RootKey) (crypto.RootKey, error) {

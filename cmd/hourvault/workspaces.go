@@ -59,7 +59,7 @@ func (w namedWorkspace) isCalled(name string) bool {
 }
 
 // pickWorkspace returns the one workspace that name means. problem is what kept others from being opened, if anything.
-func (a *app) pickWorkspace(named []namedWorkspace, name string, problem error) (namedWorkspace, error) {
+func (a *app) pickWorkspace(ctx context.Context, named []namedWorkspace, name string, problem error) (namedWorkspace, error) {
 	var found []namedWorkspace
 	for _, workspace := range named {
 		if workspace.isCalled(name) {
@@ -72,7 +72,8 @@ func (a *app) pickWorkspace(named []namedWorkspace, name string, problem error) 
 	case len(found) > 1:
 		var list []string
 		for _, workspace := range found {
-			list = append(list, fmt.Sprintf("%s (of %s, known since %s)", console.Printable(workspace.name), console.Printable(workspace.qualified()), a.formatTime(workspace.record.Created)))
+			list = append(list, fmt.Sprintf("%s (of %s, known since %s, %s)", console.Printable(workspace.name), console.Printable(workspace.qualified()),
+				a.formatTime(workspace.record.Created), a.newestSnapshot(ctx, workspace)))
 		}
 		return namedWorkspace{}, usagef("%s means several workspaces: write one of %s", console.Printable(name), strings.Join(list, ", "))
 	case problem != nil:
@@ -80,6 +81,25 @@ func (a *app) pickWorkspace(named []namedWorkspace, name string, problem error) 
 	default:
 		return namedWorkspace{}, usagef("the repository has no workspace %s: hourvault snapshots lists all%s", console.Printable(name), similar(named, name))
 	}
+}
+
+// newestSnapshot says of when a workspace's newest snapshot is, for people who have to choose.
+func (a *app) newestSnapshot(ctx context.Context, workspace namedWorkspace) string {
+	ids, err := workspace.SnapshotIDs(ctx)
+	if err != nil {
+		return "its snapshots cannot be listed"
+	}
+	for _, id := range slices.Backward(ids) {
+		snapshot, err := workspace.OpenSnapshot(ctx, id)
+		switch {
+		case isNotThere(err):
+		case err != nil:
+			return "its newest snapshot cannot be read"
+		default:
+			return "newest snapshot of " + a.formatTime(snapshot.Manifest().Time)
+		}
+	}
+	return "without snapshots"
 }
 
 // similar suggests names that an operator may have meant.
@@ -98,13 +118,13 @@ func similar(named []namedWorkspace, name string) string {
 }
 
 // pickWorkspaces returns the workspaces that names mean, or all when there are none.
-func (a *app) pickWorkspaces(named []namedWorkspace, names []string, problem error) ([]namedWorkspace, error) {
+func (a *app) pickWorkspaces(ctx context.Context, named []namedWorkspace, names []string, problem error) ([]namedWorkspace, error) {
 	if len(names) == 0 {
 		return named, nil
 	}
 	var picked []namedWorkspace
 	for _, name := range names {
-		workspace, err := a.pickWorkspace(named, name, problem)
+		workspace, err := a.pickWorkspace(ctx, named, name, problem)
 		if err != nil {
 			return nil, err
 		}
