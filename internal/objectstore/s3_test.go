@@ -972,3 +972,61 @@ func (p *proxy) count(method string) int {
 	defer p.mutex.Unlock()
 	return p.counts[method]
 }
+
+// Hazard 2.9 in docs/hazards.md: in a bucket that keeps versions a condition looks at the current version alone. After a
+// deletion S3 lets the key be created again, whatever lies below the delete marker: so a repository never uses a name twice.
+func TestDeletedKeyIsFreeAgainInAVersionedBucket(t *testing.T) {
+	for name, server := range map[string]*testenv.S3Server{"versitygw": testenv.VersityGW(t), "minio": testenv.MinIO(t)} {
+		t.Run(name, func(t *testing.T) {
+			options := serverOptions(t, server, SSENone)
+			store := open(t, options, tuning{})
+			_, err := store.client.PutBucketVersioning(t.Context(), &s3.PutBucketVersioningInput{
+				Bucket: aws.String(options.Bucket), VersioningConfiguration: &types.VersioningConfiguration{Status: types.BucketVersioningStatusEnabled},
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			first, err := store.PutIfAbsent(t.Context(), "dir/key", []byte("first"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := store.PutIfAbsent(t.Context(), "dir/key", []byte("second")); !errors.Is(err, ErrExists) {
+				t.Errorf("create over the current version: got %v, want ErrExists", err)
+			}
+			if err := store.Delete(t.Context(), "dir/key"); err != nil {
+				t.Fatal(err)
+			}
+			// Nothing of the version below the marker shows.
+			if _, err := store.Stat(t.Context(), "dir/key"); !errors.Is(err, ErrNotFound) {
+				t.Errorf("stat below the delete marker: got %v, want ErrNotFound", err)
+			}
+			if keys := keysInBucket(t, server, options.Bucket); len(keys) != 0 {
+				t.Errorf("listed below the delete marker: %q", keys)
+			}
+			_, err = store.PutIfAbsent(t.Context(), "dir/key", []byte("third"))
+			if name == "versitygw" {
+				// Unlike S3 it compares with the newest version that is no marker: creation is refused, loudly.
+				if err == nil {
+					t.Error("versitygw creates keys below delete markers now: hold it to what S3 does")
+				}
+				return
+			}
+			if err != nil {
+				t.Errorf("create again: %v", err)
+			}
+			if _, err := store.PutIfAbsent(t.Context(), "dir/key", []byte("fourth")); !errors.Is(err, ErrExists) {
+				t.Errorf("create over the new version: got %v, want ErrExists", err)
+			}
+			if content, _, err := ReadAll(t.Context(), store, "dir/key", 100); err != nil || string(content) != "third" {
+				t.Errorf("the object holds %q, %v", content, err)
+			}
+			// A version that came before the marker is nobody's current one.
+			if err := store.Delete(t.Context(), "dir/key"); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := store.PutIfMatch(t.Context(), "dir/key", []byte("fifth"), first.ETag); !errors.Is(err, ErrChanged) {
+				t.Errorf("replace the version below the delete marker: got %v, want ErrChanged", err)
+			}
+		})
+	}
+}
