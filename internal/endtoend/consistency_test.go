@@ -26,7 +26,7 @@ const (
 	perRow    = 1000
 	tellers   = 8
 	sideRows  = 400
-	snapshots = 4
+	snapshots = 3
 )
 
 // bank makes tables between which tellers move money, and side tables that are rewritten all the time.
@@ -84,7 +84,7 @@ var invariants = map[string]string{
 var mvccTables = []string{"bank_a", "bank_b", "teller", "entry", "envelope", "envelope_line", "still", "side_clustered", "side_vacuumed", "side"}
 
 func TestEverySnapshotUnderLoadIsConsistent(t *testing.T) {
-	for _, major := range []int{15, 18} {
+	for _, major := range testenv.Majors() {
 		t.Run(fmt.Sprint(major), func(t *testing.T) {
 			cluster := testenv.Postgres(t, major)
 			database := cluster.CreateDatabase(t, "TEMPLATE template0")
