@@ -6,6 +6,8 @@ SHELL := /bin/bash
 
 # The version that `hourvault version` prints: the tag, or the last tag and commit, with -dirty for local changes.
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+# The commit that it prints where go build records none; empty where git cannot tell either.
+COMMIT ?= $(shell git rev-parse HEAD 2>/dev/null)
 # Packages that `make test` runs, and more arguments for go test: make test PACKAGES=./crypto/... TESTFLAGS='-run Seal -v'
 PACKAGES ?= ./...
 TESTFLAGS ?=
@@ -16,7 +18,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: ## build bin/hourvault
-	CGO_ENABLED=0 go build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/hourvault ./cmd/hourvault
+	CGO_ENABLED=0 go build -trimpath -ldflags '-X main.version=$(VERSION) -X main.commit=$(COMMIT)' -o bin/hourvault ./cmd/hourvault
 
 demo: ## show the whole cycle on throw-away parts; installs PostgreSQL if there is none
 	@.ci/postgres.sh any >/dev/null

@@ -221,7 +221,8 @@ func (d *demoTeller) finish(report *demo.Report) {
 	d.line(`
 For real: copy deploy/hourvault.example.yaml to /etc/hourvault/hourvault.yaml, name your bucket and servers, then
   hourvault init && hourvault doctor && hourvault backup --all
-  hourvault restore acme --at "1h ago" --into acme_restored`)
+  hourvault restore acme --into restored_acme
+and when there are older snapshots, --at "3h ago" or --at "2026-11-20 14:00" chooses among them`)
 }
 
 // line writes one or several whole lines for people.

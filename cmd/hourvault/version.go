@@ -10,8 +10,12 @@ import (
 	"github.com/hourvault/hourvault/crypto"
 )
 
-// version is set by the linker: -X main.version=v1.2.3.
-var version = ""
+// version and commit are set by the linker: -X main.version=v1.2.3 -X main.commit=0123abcd. A build without version control
+// (-buildvcs=false, as where git distrusts a directory) knows the commit from there alone.
+var (
+	version = ""
+	commit  = ""
+)
 
 // versionDocument is what hourvault version --json prints.
 type versionDocument struct {
@@ -48,7 +52,7 @@ func runVersion(a *app) error {
 
 // buildVersion says which program this is. What the linker was not told is taken from what go build records.
 func buildVersion() versionDocument {
-	about := versionDocument{Version: version, Commit: "unknown", Go: runtime.Version(), Format: crypto.FormatVersion}
+	about := versionDocument{Version: version, Go: runtime.Version(), Format: crypto.FormatVersion}
 	if build, ok := debug.ReadBuildInfo(); ok {
 		if about.Version == "" && build.Main.Version != "" {
 			about.Version = build.Main.Version
@@ -65,6 +69,12 @@ func buildVersion() versionDocument {
 		if modified {
 			about.Commit += " with local changes"
 		}
+	}
+	if about.Commit == "" {
+		about.Commit = commit
+	}
+	if about.Commit == "" {
+		about.Commit = "unknown"
 	}
 	if about.Version == "" {
 		about.Version = "unknown"
