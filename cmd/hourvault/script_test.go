@@ -7,6 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -42,6 +46,7 @@ func TestMain(m *testing.M) {
 //	sql VAR DATABASE SQL      runs SQL as superuser
 //	query VAR DATABASE SQL    prints the one value that a query returns
 //	s3 VAR versitygw|minio    a new bucket: VAR_ENDPOINT, VAR_REGION, VAR_KEY, VAR_SECRET, VAR_BUCKET
+//	skewed VAR ENDPOINT       VAR becomes an endpoint through which requests arrive at ENDPOINT with a time 20 minutes off
 //	expand FILE...            replaces ${NAME} in files by what it stands for
 //	exit CODE COMMAND...      runs a command and demands that exit code
 //	json PATH WANT            compares a value of the last standard output, which must be one JSON document: PATH is like
@@ -94,6 +99,7 @@ func TestScripts(t *testing.T) {
 			"sql":      runSQL,
 			"query":    runQuery,
 			"s3":       makeBucket,
+			"skewed":   skewRequests,
 			"expand":   expandFiles,
 			"exit":     runForExit,
 			"json":     compareJSON,
@@ -191,6 +197,39 @@ func makeBucket(ts *testscript.TestScript, _ bool, args []string) {
 	} {
 		ts.Setenv(args[0]+"_"+name, value)
 	}
+}
+
+// skewRequests changes the time that requests carry, as a wrong clock does. Servers look at it before the signature, which
+// no longer fits: what they answer is theirs.
+func skewRequests(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 2 {
+		ts.Fatalf("usage: skewed VAR ENDPOINT")
+	}
+	target, err := url.Parse(args[1])
+	ts.Check(err)
+	transport := &http.Transport{}
+	proxy := httptest.NewServer(&httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.SetURL(target)
+			r.Out.Host = r.In.Host // it is signed
+			const layout = "20060102T150405Z"
+			at, err := time.Parse(layout, r.In.Header.Get("X-Amz-Date"))
+			if err != nil {
+				return
+			}
+			shifted := at.Add(-20 * time.Minute)
+			if shifted.Day() != at.Day() { // the signature's scope names the day
+				shifted = at.Add(20 * time.Minute)
+			}
+			r.Out.Header.Set("X-Amz-Date", shifted.Format(layout))
+		},
+		Transport: transport,
+	})
+	ts.Defer(func() {
+		proxy.Close()
+		transport.CloseIdleConnections()
+	})
+	ts.Setenv(args[0], proxy.URL)
 }
 
 func expandFiles(ts *testscript.TestScript, _ bool, args []string) {
