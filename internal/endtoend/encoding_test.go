@@ -65,7 +65,8 @@ func TestDatabaseKeepsItsEncodingAndLocale(t *testing.T) {
 	}
 }
 
-// TestValueOf100MillionBytesComesBack goes the whole way with one row that is larger than everything else's bounds.
+// TestValueOf100MillionBytesComesBack goes the whole way with one row that is larger than everything else's bounds, and
+// never has it in memory.
 func TestValueOf100MillionBytesComesBack(t *testing.T) {
 	cluster := testenv.Postgres(t, 17)
 	database := cluster.CreateDatabase(t, "TEMPLATE template0")
@@ -81,10 +82,11 @@ func TestValueOf100MillionBytesComesBack(t *testing.T) {
 		t.Fatalf("the value has %s bytes", got[0])
 	}
 	vault, server := newVault(t, directory(t)), newServer(t, cluster, "postgres")
-	snapshot := vault.backup(t, server, database)
+	var snapshot taken
+	checkMemory(t, "backup", size, func() { snapshot = vault.backup(t, server, database) })
 	into := database + "_restored"
 	t.Cleanup(func() { cluster.Exec(t, "postgres", "DROP DATABASE IF EXISTS "+into+" WITH (FORCE)") })
-	vault.restore(t, snapshot, server, into)
+	checkMemory(t, "restore", size, func() { vault.restore(t, snapshot, server, into) })
 	const all = "select * from public.large"
 	if want, got := contentDigest(t, cluster, database, all), contentDigest(t, cluster, into, all); got != want {
 		t.Errorf("restored rows: %s, want %s", got, want)
