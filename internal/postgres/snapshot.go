@@ -386,7 +386,8 @@ func (s *Snapshot) reason(err error) error {
 }
 
 // Close rolls back, closes every connection of the snapshot and waits until they are closed. Readers may be closed
-// before or after, and Close may be called again.
+// before or after, and Close may be called again. It does not wait for a sink that blocks inside a read: that read's
+// connection is closed, and the read fails when its sink returns.
 func (s *Snapshot) Close(ctx context.Context) error {
 	s.cancel(ErrClosed)
 	<-s.watching
@@ -404,7 +405,7 @@ func (s *Snapshot) release() {
 	s.mutex.Unlock()
 	var group sync.WaitGroup
 	for _, reader := range readers {
-		group.Go(func() { reader.shut(s.ctx) })
+		group.Go(func() { s.shutReader(reader) })
 	}
 	// Whoever has the leader lets go of it, because the context ended. Rows that were neither read to their end nor closed
 	// must not keep the locks: then the connection is cut below them, and is nobody's from then on.
@@ -419,4 +420,26 @@ func (s *Snapshot) release() {
 	// The spare place goes back to the server when it is free: readers and pg_dump give it back on ending.
 	<-s.spare
 	s.released()
+}
+
+// readerWait is how long release waits for a reader's call to return before it cuts the connection below it.
+const readerWait = 500 * time.Millisecond
+
+// shutReader closes a reader's session. A call in the middle of a read returns soon because the context ended, unless
+// its sink blocks: an upload that stalls must not keep the locks, so then the connection is cut below the call.
+func (s *Snapshot) shutReader(reader *Reader) {
+	ticker := time.NewTicker(5 * time.Millisecond)
+	defer ticker.Stop()
+	patience := time.NewTimer(readerWait)
+	defer patience.Stop()
+	for !reader.turn.TryLock() {
+		select {
+		case <-ticker.C:
+		case <-patience.C:
+			reader.conn.PgConn().Conn().(*serverConn).cut()
+			return
+		}
+	}
+	reader.turn.Unlock()
+	reader.shut(s.ctx) // whoever takes a turn in between finds the context ended
 }
