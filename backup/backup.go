@@ -86,7 +86,7 @@ func Run(ctx context.Context, server *postgres.Server, database postgres.Databas
 	if err != nil {
 		return nil, err
 	}
-	run := &run{server: server, database: database, writer: writer, options: options}
+	run := &run{server: server, database: database, system: identity.SystemIdentifier, writer: writer, options: options}
 	ending, err := run.read()
 	if err != nil {
 		return nil, errors.Join(err, writer.Abandon(ctx))
@@ -102,6 +102,7 @@ func Run(ctx context.Context, server *postgres.Server, database postgres.Databas
 type run struct {
 	server   *postgres.Server
 	database postgres.DatabaseEntry
+	system   string // identifier of the server whose workspace this is
 	writer   *repository.SnapshotWriter
 	options  Options
 
@@ -128,6 +129,9 @@ func (r *run) read() (_ *repository.Ending, err error) {
 	ctx = r.snapshot.Context()
 	if r.snapshot.OID() != r.database.OID {
 		return nil, fmt.Errorf("database %q was dropped and made anew, or renamed, just now (oid %d, then %d): try again", r.database.Name, r.database.OID, r.snapshot.OID())
+	}
+	if now := r.snapshot.Identity().SystemIdentifier; now != r.system {
+		return nil, fmt.Errorf("the connection that holds the snapshot reached another server (system identifier %s) than the one asked for its identity (%s): name one server in the dsn, and no pooler", now, r.system)
 	}
 	ending := &repository.Ending{Time: r.snapshot.Time(), Server: r.server.Name()}
 	tools, err := r.server.Tools(ctx)
@@ -194,11 +198,11 @@ func (r *run) plan(ctx context.Context, units chan<- unit) error {
 			step = max(table.Blocks, 1)
 		}
 		var handed []unit
-		if table.AccessMethod != catalog.HeapAccessMethod {
+		if !table.HasBlocks() {
 			// Where its rows are, and whether in blocks at all, is the access method's own affair.
 			handed = append(handed, unit{table: writer, to: table.Blocks})
 		}
-		for from := uint32(0); table.AccessMethod == catalog.HeapAccessMethod && from < table.Blocks; {
+		for from := uint32(0); table.HasBlocks() && from < table.Blocks; {
 			to := table.Blocks
 			if to-from > step {
 				to = from + step
@@ -256,7 +260,7 @@ func (r *run) readUnit(ctx context.Context, reader *postgres.Reader, blocks *rep
 	table := u.table.Table()
 	var rows int64
 	var err error
-	if table.AccessMethod != catalog.HeapAccessMethod {
+	if !table.HasBlocks() {
 		rows, err = reader.ReadStream(ctx, table, blocks.BeginStream(u.table))
 	} else {
 		if err := blocks.BeginRange(ctx, u.table, u.from, u.to); err != nil {
@@ -296,6 +300,13 @@ func (r *run) readUnit(ctx context.Context, reader *postgres.Reader, blocks *rep
 
 // capture records what pg_dump leaves out. It uses the leader, which is otherwise idle.
 func (r *run) capture(ctx context.Context, ending *repository.Ending) ([]catalog.Warning, error) {
+	opened := make(map[catalog.OID]catalog.Sequence)
+	for sequence, err := range postgres.CaptureSequences(ctx, r.snapshot) {
+		if err != nil {
+			return nil, err
+		}
+		opened[sequence.OID] = sequence
+	}
 	database, warnings, err := postgres.CaptureDatabase(ctx, r.snapshot)
 	if err != nil {
 		return nil, err
@@ -312,8 +323,14 @@ func (r *run) capture(ctx context.Context, ending *repository.Ending) ([]catalog
 			return nil, err
 		}
 	}
-	// Sequences come last: they move outside of transactions, and must never be behind the rows.
+	// Sequences come last: they move outside of transactions, and must never be behind the rows. One that was set back meanwhile
+	// is, so it is recorded as it was when the snapshot was opened.
 	for sequence, err := range postgres.CaptureSequences(ctx, r.snapshot) {
+		if first, known := opened[sequence.OID]; known && sequence.Behind(first) {
+			warnings = append(warnings, catalog.Warning{Code: "sequence_set_back", Object: catalog.Text(postgres.QualifiedName(sequence.Schema, sequence.Name)),
+				Message: "the sequence was set back while the snapshot was open: it is recorded as it was before"})
+			sequence = first
+		}
 		if err == nil {
 			err = r.writer.AddSequence(sequence)
 		}

@@ -21,15 +21,16 @@ func (r *run) create(ctx context.Context) error {
 		return err
 	}
 	err = execute(ctx, conn, r.createDatabaseSQL())
+	// Unless the server refused it the database is there, or may be: the answer was not awaited, or lost.
+	r.created = err == nil || sqlState(err) == ""
+	if err == nil && !r.plan.Superuser {
+		// Nobody else may look at what is not finished, and whose grants are not yet what they will be.
+		err = execute(ctx, conn, "REVOKE ALL ON DATABASE "+r.identifier()+" FROM PUBLIC")
+	}
 	closeSession(ctx, conn)
 	if err != nil {
-		if ctx.Err() == nil {
-			return err
-		}
-		r.created = true // perhaps: the answer was not awaited
 		return err
 	}
-	r.created = true
 	return r.inSession(ctx, func(conn *pgx.Conn) error {
 		if err := r.createRoles(ctx, conn); err != nil {
 			return err

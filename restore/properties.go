@@ -22,8 +22,11 @@ func (r *run) setProperties(ctx context.Context) error {
 		if d.Comment != nil {
 			statements = append(statements, "COMMENT ON "+object+" IS "+postgres.QuoteLiteral(*d.Comment))
 		}
-		if d.Grants != nil {
+		switch {
+		case d.Grants != nil:
 			statements = append(statements, r.grantStatements(object, d.Owner, d.Grants)...)
+		case !r.plan.Superuser:
+			statements = append(statements, "GRANT CONNECT, TEMPORARY ON "+object+" TO PUBLIC") // the default, taken away by create
 		}
 		statements = append(statements, fmt.Sprintf("ALTER %s CONNECTION LIMIT %d", object, d.ConnectionLimit))
 		if d.IsTemplate {

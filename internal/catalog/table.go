@@ -38,6 +38,9 @@ type Table struct {
 	RelFileNode OID `json:"relfilenode"`
 	// Blocks is the number of blocks in the main fork when the snapshot was open; blocks beyond hold no visible row.
 	Blocks uint32 `json:"blocks"`
+	// ReadWhole says that planning a query on the table would run functions that are not PostgreSQL's own, because an index or
+	// statistics object has expressions that call them: so the rows were read by a plain COPY of the table, without ctids.
+	ReadWhole bool `json:"read_whole,omitempty"`
 	// LoadThrough is the partitioned root through which rows must be loaded, 0 for none: a hash partition's rows may
 	// belong into another partition where enum values have other oids.
 	LoadThrough OID `json:"load_through,omitempty"`
@@ -45,6 +48,9 @@ type Table struct {
 	Extension Text `json:"extension,omitempty"`
 	Condition Text `json:"condition,omitempty"`
 }
+
+// HasBlocks says whether the rows can be read, and stored, by heap block; otherwise they are one stream.
+func (t *Table) HasBlocks() bool { return t.AccessMethod == HeapAccessMethod && !t.ReadWhole }
 
 // StoredTable is a table with what a snapshot holds of its rows.
 type StoredTable struct {
@@ -109,8 +115,18 @@ type Sequence struct {
 	LastValue int64 `json:"last_value,string"`
 	LogCount  int64 `json:"log_cnt"`
 	IsCalled  bool  `json:"is_called"`
+	// Increment is known while reading only; the schema archive holds it.
+	Increment int64 `json:"-"`
 	// Extension names the extension that the sequence belongs to, for sequences marked as its configuration.
 	Extension Text `json:"extension,omitempty"`
+}
+
+// Behind says whether s would give numbers again that earlier, a state of the same sequence, has given.
+func (s *Sequence) Behind(earlier Sequence) bool {
+	if s.LastValue == earlier.LastValue {
+		return earlier.IsCalled && !s.IsCalled
+	}
+	return (s.LastValue < earlier.LastValue) == (s.Increment > 0)
 }
 
 // MaterializedView says whether a materialized view held rows. Views come back refreshed, in dependency order.

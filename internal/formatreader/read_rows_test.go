@@ -26,6 +26,7 @@ type tableRecord struct {
 	Tablespace   uint32  `json:"tablespace"`
 	Relfilenode  uint32  `json:"relfilenode"`
 	Blocks       uint32  `json:"blocks"`
+	ReadWhole    bool    `json:"read_whole"`
 	LoadThrough  uint32  `json:"load_through"`
 	Extension    *text   `json:"extension"`
 	Condition    text    `json:"condition"`

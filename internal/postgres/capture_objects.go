@@ -24,9 +24,10 @@ func CaptureSequences(ctx context.Context, q Querier) iter.Seq2[catalog.Sequence
 	return func(yield func(catalog.Sequence, error) bool) {
 		sequences, err := captureAll(ctx, q, "sequences", `
 			SELECT c.oid, n.nspname::pg_catalog.text, c.relname::pg_catalog.text,
-				COALESCE(x.extname::pg_catalog.text, '')
+				COALESCE(x.extname::pg_catalog.text, ''), q.seqincrement
 			FROM pg_catalog.pg_class c
 				JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+				JOIN pg_catalog.pg_sequence q ON q.seqrelid = c.oid
 				LEFT JOIN pg_catalog.pg_depend e ON e.objid = c.oid AND e.deptype = 'e'
 					AND e.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
 					AND e.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass
@@ -36,7 +37,7 @@ func CaptureSequences(ctx context.Context, q Querier) iter.Seq2[catalog.Sequence
 				AND (x.oid IS NULL OR c.oid = ANY (COALESCE(x.extconfig, '{}')))
 			ORDER BY n.nspname, c.relname`,
 			func(row pgx.CollectableRow) (s catalog.Sequence, err error) {
-				err = row.Scan(&s.OID, &s.Schema, &s.Name, &s.Extension)
+				err = row.Scan(&s.OID, &s.Schema, &s.Name, &s.Extension, &s.Increment)
 				return s, err
 			})
 		if err != nil {

@@ -81,8 +81,8 @@ func (r *Reader) begin(ctx context.Context) error {
 // *RowTooLargeError, and the cause of the snapshot's context; errors of the sink are returned as they are. After an
 // error the sink has seen a part of the rows, which must not be used. Memory does not depend on the size of rows.
 func (r *Reader) ReadBlocks(ctx context.Context, table *catalog.Table, from, to uint32, sink RowSink) (int64, error) {
-	if table.AccessMethod != catalog.HeapAccessMethod {
-		return 0, fmt.Errorf("read %s: access method %s has no heap blocks", printable(name(table)), printable(table.AccessMethod))
+	if !table.HasBlocks() {
+		return 0, fmt.Errorf("read %s: its rows must be read as a stream", printable(name(table)))
 	}
 	if from >= to {
 		return 0, nil
@@ -97,7 +97,7 @@ func (r *Reader) ReadBlocks(ctx context.Context, table *catalog.Table, from, to 
 		from, to = 0, OpenEnd
 	}
 	splitter := newRowSplitter(table, from, to, sink)
-	err := r.copy(ctx, table, query, splitter, splitter.finish, func(ctx context.Context, cause error) error {
+	err := r.copy(ctx, table, "("+query+")", splitter, splitter.finish, func(ctx context.Context, cause error) error {
 		return r.tooLarge(ctx, table, splitter, cause)
 	})
 	return splitter.rows, err
@@ -106,19 +106,23 @@ func (r *Reader) ReadBlocks(ctx context.Context, table *catalog.Table, from, to 
 // ReadStream reads all rows of table, which may have any access method, and passes them to sink as block 0, announced
 // once before the first row. It returns their number. Errors are those of ReadBlocks.
 func (r *Reader) ReadStream(ctx context.Context, table *catalog.Table, sink RowSink) (int64, error) {
-	query := "select" + columnList(table, " ") + " from only " + name(table)
-	if table.Kind == catalog.KindExtensionConfig {
-		query += " " + string(table.Condition)
+	// A plain COPY of a table plans nothing, so that no expression of an index is evaluated; it reads no child tables either.
+	source := name(table)
+	if len(table.Columns) > 0 {
+		source += " (" + columnList(table, "") + ")"
+	}
+	if table.Kind == catalog.KindExtensionConfig && table.Condition != "" {
+		source = "(select" + columnList(table, " ") + " from only " + name(table) + " " + string(table.Condition) + ")"
 	}
 	splitter := &streamSplitter{table: table, sink: sink}
-	err := r.copy(ctx, table, query, splitter, splitter.finish, func(_ context.Context, cause error) error {
+	err := r.copy(ctx, table, source, splitter, splitter.finish, func(_ context.Context, cause error) error {
 		return &RowTooLargeError{Table: name(table), To: OpenEnd, Err: ServerError(cause)}
 	})
 	return splitter.rows, err
 }
 
-// copy runs COPY (query) TO STDOUT into w. tooLarge makes the error for a row that the server cannot send.
-func (r *Reader) copy(ctx context.Context, table *catalog.Table, query string, w io.Writer, finish func() error, tooLarge func(context.Context, error) error) error {
+// copy runs COPY source TO STDOUT into w. tooLarge makes the error for a row that the server cannot send.
+func (r *Reader) copy(ctx context.Context, table *catalog.Table, source string, w io.Writer, finish func() error, tooLarge func(context.Context, error) error) error {
 	joined, done := r.snapshot.join(ctx)
 	defer done()
 	r.turn.Lock()
@@ -127,7 +131,7 @@ func (r *Reader) copy(ctx context.Context, table *catalog.Table, query string, w
 		return err
 	}
 	sink := &keepError{w: w}
-	_, err := r.conn.PgConn().CopyTo(joined, sink, "COPY ("+query+") TO STDOUT")
+	_, err := r.conn.PgConn().CopyTo(joined, sink, "COPY "+source+" TO STDOUT")
 	switch {
 	case err == nil:
 		return finish()

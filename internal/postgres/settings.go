@@ -75,6 +75,8 @@ func PinnedSettings(serverVersion int, purpose Purpose) ([]PinnedSetting, error)
 		{"enable_seqscan", "on"},
 		{"max_parallel_workers_per_gather", "0"},
 		{"jit", "off"},
+		// Planning a query must not evaluate constraints, which may call functions of customers.
+		{"constraint_exclusion", "off"},
 		{"client_min_messages", "warning"},
 	}
 	if serverVersion >= 170000 {
@@ -150,6 +152,26 @@ func pin(ctx context.Context, conn *pgx.Conn, purpose Purpose, lockTimeoutMillis
 	}
 	if seen != len(list) {
 		return fmt.Errorf("verify pinned settings: the server knows only %d of %d", seen, len(list))
+	}
+	if purpose == Reading {
+		return refuseDamage(ctx, conn)
+	}
+	return nil
+}
+
+// refuseDamage refuses a session in which the server would leave out the rows of damaged pages, or return what is on them,
+// with no more than a warning. Only a superuser could turn that off for the session, and whoever turned it on should know.
+func refuseDamage(ctx context.Context, conn *pgx.Conn) error {
+	rows, err := conn.Query(ctx, `select name from pg_catalog.pg_settings where name in ('zero_damaged_pages', 'ignore_checksum_failure') and setting <> 'off'`)
+	if err != nil {
+		return fmt.Errorf("look for settings that hide damage: %w", ServerError(err))
+	}
+	hiding, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return fmt.Errorf("look for settings that hide damage: %w", ServerError(err))
+	}
+	if len(hiding) > 0 {
+		return fmt.Errorf("%s is on: rows on damaged pages would be left out without an error; turn it off on the server before taking snapshots", strings.Join(hiding, " and "))
 	}
 	return nil
 }

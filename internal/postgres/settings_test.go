@@ -44,6 +44,9 @@ func documentedSettings(t *testing.T, major int, purpose Purpose) map[string]str
 		}
 		for _, at := range []int{0, 3} {
 			name, value := strings.TrimSpace(cells[at]), strings.TrimSpace(cells[at+1])
+			if name == "" && at == 3 {
+				continue // an odd number of settings
+			}
 			match := documentedCell.FindStringSubmatch(name)
 			if match == nil {
 				t.Fatalf("section 16: %q is not a setting", name)

@@ -87,6 +87,16 @@ where c.oid = any ($1::oid[])`, oids)
 	if found != len(batch) {
 		return nil, fmt.Errorf("%d of %d tables are in the catalogs of their own snapshot", found, len(batch))
 	}
+	foreign, err := tablesWithForeignExpressions(ctx, s.leader, oids)
+	if err != nil {
+		return nil, s.explain(err)
+	}
+	for _, oid := range foreign {
+		// The condition of an extension's table needs a query; extensions are installed by the server's administrators.
+		if table := &tables[index[oid]]; table.Kind != catalog.KindExtensionConfig {
+			table.ReadWhole = true
+		}
+	}
 	attributes, err := loadAttributes(ctx, s.leader, oids)
 	if err != nil {
 		return nil, s.explain(err)
@@ -379,4 +389,25 @@ select down.root, down.oid from down join pg_catalog.pg_class c on c.oid = down.
 		return nil, fmt.Errorf("look for partitions by hash: %w", ServerError(err))
 	}
 	return through, nil
+}
+
+// tablesWithForeignExpressions returns those of the tables that have an index or a statistics object whose expressions or predicate
+// depend on a function or an operator that is not PostgreSQL's own. The planner evaluates the constant parts of such
+// expressions, with the rights of whoever asks, whatever the query: only a plain COPY of the table plans nothing.
+func tablesWithForeignExpressions(ctx context.Context, conn *pgx.Conn, oids []uint32) ([]catalog.OID, error) {
+	rows, err := conn.Query(ctx, `
+select distinct o.relation from (
+    select indrelid as relation, 'pg_catalog.pg_class'::pg_catalog.regclass as class, indexrelid as object from pg_catalog.pg_index
+    where indrelid = any ($1::oid[]) and (indexprs is not null or indpred is not null)
+    union all
+    select stxrelid, 'pg_catalog.pg_statistic_ext'::pg_catalog.regclass, oid from pg_catalog.pg_statistic_ext
+    where stxrelid = any ($1::oid[]) and stxexprs is not null) o
+join pg_catalog.pg_depend d on d.classid = o.class and d.objid = o.object
+where d.refclassid in ('pg_catalog.pg_proc'::pg_catalog.regclass, 'pg_catalog.pg_operator'::pg_catalog.regclass)
+  and d.refobjid >= 16384 -- FirstNormalObjectId: below are PostgreSQL's own
+order by 1`, oids)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, pgx.RowTo[catalog.OID])
 }

@@ -66,7 +66,8 @@ type BlockWriter struct {
 	from  uint32
 	pages []*pageBuilder  // of the range
 	again map[uint32]bool // blocks to be stored in the second pass; nil in the first
-	// stream says that the range is a whole table without meaningful blocks: pages are added as it grows, and all is stored.
+	// stream says that the range is a whole table without meaningful blocks: pages are added as it grows, and
+	// nothing is read again.
 	stream bool
 
 	// The block that is being taken.
@@ -137,8 +138,12 @@ func (b *BlockWriter) Block(number uint32) error {
 
 func (b *BlockWriter) page(number uint32) (*pageBuilder, error) {
 	if b.stream && number == uint32(len(b.pages))*ListingSpan {
+		base, err := b.table.basePage(b.sw.ctx, len(b.pages))
+		if err != nil {
+			return nil, b.sw.fail(err)
+		}
 		b.table.beginPages(1)
-		b.pages = append(b.pages, &pageBuilder{table: b.table, number: len(b.pages)})
+		b.pages = append(b.pages, &pageBuilder{table: b.table, number: len(b.pages), base: base})
 	}
 	if number < b.from || int((number-b.from)/ListingSpan) >= len(b.pages) {
 		return nil, b.sw.fail(fmt.Errorf("internal error: block %d is outside the range that begins at %d", number, b.from))
@@ -203,7 +208,7 @@ func (b *BlockWriter) Write(content []byte) (int, error) {
 			b.content = append(b.content, content...)
 			return len(content), nil
 		}
-		if b.again == nil && b.expected.length >= b.size {
+		if b.again == nil && !b.stream && b.expected.length >= b.size {
 			// The base has a long block here, and this may be the same: it is read once more if it turns out not to be.
 			b.mode = hashing
 			return len(content), nil
@@ -357,7 +362,7 @@ func (b *BlockWriter) EndPass() ([]Run, error) {
 	if err := b.endBlock(); err != nil {
 		return nil, err
 	}
-	if b.again != nil {
+	if b.again != nil || b.stream { // no piece of a stream can be read once more
 		return nil, nil
 	}
 	var runs []Run

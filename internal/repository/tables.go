@@ -35,7 +35,7 @@ type TableWriter struct {
 // Each is closed with CloseTable once all its ranges were begun.
 func (sw *SnapshotWriter) OpenTable(ctx context.Context, table catalog.Table) (*TableWriter, error) {
 	layout := LayoutBlocks
-	if table.AccessMethod != catalog.HeapAccessMethod {
+	if !table.HasBlocks() {
 		layout = LayoutStream
 	}
 	writer := &TableWriter{sw: sw, entry: TableEntry{StoredTable: catalog.StoredTable{Table: table}, Layout: layout}}

@@ -406,6 +406,11 @@ func (sw *SnapshotWriter) settleCommit(ctx context.Context, content []byte, caus
 		sw.lease.abandon()
 		return fmt.Errorf("snapshot %s: %w; whether it exists is not known, because the store cannot be reached (%v): the next run settles it", sw.id, cause, err)
 	}
+	if errors.Is(cause, objectstore.ErrNotEncrypted) {
+		// It may be there; but a store that does not encrypt as it was asked is never taken for one that does.
+		sw.cancel(cause)
+		return errors.Join(fmt.Errorf("snapshot %s: %w; run hourvault verify and delete its manifest if it is listed", sw.id, cause), ignoreLost(sw.lease.release(ctx)))
+	}
 	stored, _, err := objectstore.ReadAll(ctx, sw.workspace.repository.store, runKey, maxObjectSize)
 	if err == nil && bytes.Equal(stored, content) {
 		return nil
