@@ -382,7 +382,7 @@ func connectError(ctx context.Context, err error) error {
 	if errors.As(err, &server) || !errors.As(err, &failed) {
 		return ServerError(err)
 	}
-	attempts := connectAttempts(failed)
+	attempts := connectAttempts(failed.Unwrap())
 	text := strings.Join(slices.Compact(attempts), "; ")
 	var network *net.OpError
 	var name *net.DNSError
@@ -414,12 +414,9 @@ func (e *unconnectedError) Unwrap() error { return e.cause }
 // connectAttempts returns what each attempt of pgx met, one line each. With sslmode=prefer every address is tried twice,
 // which mostly gives the same line twice, one after the other.
 func connectAttempts(err error) []string {
-	switch e := err.(type) {
-	case *pgconn.ConnectError:
-		return connectAttempts(e.Unwrap())
-	case interface{ Unwrap() []error }:
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		var lines []string
-		for _, one := range e.Unwrap() {
+		for _, one := range joined.Unwrap() {
 			lines = append(lines, connectAttempts(one)...)
 		}
 		return lines
