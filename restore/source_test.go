@@ -138,7 +138,7 @@ func hold(t *testing.T, server *postgres.Server, database string) *heldSource {
 	for table, err := range snapshot.Tables(ctx) {
 		must(err)
 		var rows rowBuffer
-		if table.Kind == catalog.KindExtensionConfig {
+		if table.Kind == catalog.KindExtensionConfig || !table.HasBlocks() {
 			_, err = reader.ReadStream(ctx, &table, &rows)
 		} else {
 			_, err = reader.ReadBlocks(ctx, &table, 0, postgres.OpenEnd, &rows)

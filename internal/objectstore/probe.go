@@ -75,7 +75,7 @@ func (p *probe) run(ctx context.Context) {
 	if err == nil || !errors.Is(err, ErrDenied) {
 		defer p.remove(ctx) // also after an unclear answer
 	}
-	writeHint := "allow writing (s3:PutObject, or the directory's owner), and see docs/operations.md for the settings of this store"
+	writeHint := "allow writing (s3:PutObject, or the directory's owner); deploy/hourvault.example.yaml explains the settings of a store"
 	if errors.Is(err, ErrNotEncrypted) {
 		p.report("encryption", err, "", "use a store that encrypts at rest, or say sse: none")
 		return
