@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -194,28 +195,78 @@ func lockSpace(database string, tables, perTransaction, sessions, used int) erro
 // lockBatch is how many tables one LOCK statement names.
 const lockBatch = 500
 
+// maxLockPatience bounds how long locking waits in all, counted from the first lock. While it waits it holds locks already,
+// and a migration that needs one of those may itself hold the one waited for: PostgreSQL would end whichever session looks
+// first after its deadlock_timeout (1 s unless configured), and that may be the migration. So locking ends well before.
+const maxLockPatience = 500 * time.Millisecond
+
+// lockPatience returns the time that one attempt at locking may take while it waits: at most half of the server's
+// deadlock_timeout.
+func (s *Snapshot) lockPatience(ctx context.Context) (time.Duration, error) {
+	var deadlockMillis int64
+	err := s.leader.QueryRow(ctx, "select setting::int8 from pg_catalog.pg_settings where name = 'deadlock_timeout'").Scan(&deadlockMillis)
+	if err != nil {
+		return 0, fmt.Errorf("read deadlock_timeout: %w", ServerError(err))
+	}
+	return max(time.Millisecond, min(maxLockPatience, s.server.lockTimeout, time.Duration(deadlockMillis)*time.Millisecond/2)), nil
+}
+
 // lockTables locks in ACCESS SHARE mode, in the current transaction, which must not have run a query yet: LOCK alone
-// does not fix the snapshot of a repeatable read transaction. The simple protocol keeps it so. It returns the batch
-// that could not be locked beside the error.
-func lockTables(ctx context.Context, conn *pgx.Conn, list []relation) ([]relation, error) {
+// does not fix the snapshot of a repeatable read transaction. The simple protocol keeps it so. It waits for at most
+// patience, counted from the beginning and over all tables; usual is the session's lock_timeout otherwise. Beside an error of state 55P03 it returns the table that was
+// refused; the transaction then still holds what it got, and is fit for queries until it is rolled back.
+func lockTables(ctx context.Context, conn *pgx.Conn, list []relation, patience, usual time.Duration) (*relation, error) {
+	until := time.Now().Add(patience)
 	for len(list) > 0 {
 		batch := list[:min(len(list), lockBatch)]
 		list = list[len(batch):]
-		var sql strings.Builder
-		for i, r := range batch {
-			if i == 0 {
-				sql.WriteString("LOCK TABLE ONLY ")
-			} else {
-				sql.WriteString(", ONLY ")
-			}
-			sql.WriteString(r.String())
+		// Without waiting all of them at once: mostly nobody is in the way.
+		err := lockNow(ctx, conn, batch)
+		if err == nil {
+			continue
 		}
-		sql.WriteString(" IN ACCESS SHARE MODE")
-		if err := execute(ctx, conn, sql.String()); err != nil {
-			return batch, err
+		if !hasState(err, stateLockNotAvailable) {
+			return nil, err
+		}
+		if err := execute(ctx, conn, "ROLLBACK TO SAVEPOINT tables; RELEASE SAVEPOINT tables"); err != nil {
+			return nil, err
+		}
+		for i := range batch {
+			if err := lockWithin(ctx, conn, batch[i], until, usual); err != nil {
+				if !hasState(err, stateLockNotAvailable) {
+					return nil, err
+				}
+				if err := execute(ctx, conn, "ROLLBACK TO SAVEPOINT tables; RELEASE SAVEPOINT tables"); err != nil {
+					return nil, err
+				}
+				return &batch[i], err
+			}
 		}
 	}
 	return nil, nil
+}
+
+func lockNow(ctx context.Context, conn *pgx.Conn, tables []relation) error {
+	var names strings.Builder
+	for i, r := range tables {
+		if i > 0 {
+			names.WriteString(", ")
+		}
+		names.WriteString("ONLY " + r.String())
+	}
+	return execute(ctx, conn, "SAVEPOINT tables; LOCK TABLE "+names.String()+" IN ACCESS SHARE MODE NOWAIT; RELEASE SAVEPOINT tables")
+}
+
+// lockWithin locks one table, and waits for that until the time given.
+func lockWithin(ctx context.Context, conn *pgx.Conn, table relation, until time.Time, usual time.Duration) error {
+	err := lockNow(ctx, conn, []relation{table})
+	left := time.Until(until).Milliseconds()
+	if left <= 0 || !hasState(err, stateLockNotAvailable) {
+		return err
+	}
+	// DEFAULT would not be the session's value but that of the database or the role.
+	return execute(ctx, conn, fmt.Sprintf(`ROLLBACK TO SAVEPOINT tables; SET LOCAL lock_timeout = %d;
+LOCK TABLE ONLY %s IN ACCESS SHARE MODE; SET LOCAL lock_timeout = %d; RELEASE SAVEPOINT tables`, left, table.String(), usual.Milliseconds()))
 }
 
 // execute runs statements by the simple protocol, which takes no snapshot for those that need none.
@@ -224,34 +275,25 @@ func execute(ctx context.Context, conn *pgx.Conn, sql string) error {
 	return err
 }
 
-// findBlocker fills in who holds, or waits first for, an exclusive lock on one of the tables. It runs after the
-// transaction that waited was rolled back.
-func findBlocker(ctx context.Context, conn *pgx.Conn, batch []relation, found *LockTimeoutError) error {
-	oids := make([]uint32, len(batch))
-	for i, r := range batch {
-		oids[i] = uint32(r.oid)
-	}
+// findBlocker fills in who holds, or waits first for, an exclusive lock on the table. It runs in the transaction that was
+// refused the table, before that is rolled back: afterwards sessions that only waited for hourvault hold locks too.
+func findBlocker(ctx context.Context, conn *pgx.Conn, table relation, found *LockTimeoutError) error {
 	rows, err := conn.Query(ctx, `
-select l.relation, coalesce(l.pid, 0), coalesce(x.gid, ''), coalesce(a.usename::text, ''), coalesce(a.application_name, ''),
+select coalesce(l.pid, 0), coalesce(x.gid, ''), coalesce(a.usename::text, ''), coalesce(a.application_name, ''),
        coalesce(a.state, ''), a.query_start
 from pg_catalog.pg_locks l
 left join pg_catalog.pg_stat_activity a on a.pid = l.pid
 left join pg_catalog.pg_locks t on l.pid is null and t.pid is null and t.locktype = 'transactionid' and t.virtualtransaction = l.virtualtransaction
 left join pg_catalog.pg_prepared_xacts x on x.transaction = t.transactionid
-where l.locktype = 'relation' and l.mode = 'AccessExclusiveLock' and l.relation = any ($1::oid[])
+where l.locktype = 'relation' and l.mode = 'AccessExclusiveLock' and l.relation = $1
   and l.database in (0, (select oid from pg_catalog.pg_database where datname = current_database()))
-order by l.granted desc, l.relation limit 1`, oids)
+order by l.granted desc, l.waitstart limit 1`, uint32(table.oid))
 	if err != nil {
 		return ServerError(err)
 	}
-	var oid catalog.OID
 	var since *timestamp
-	_, err = pgx.ForEachRow(rows, []any{&oid, &found.PID, &found.Prepared, &found.User, &found.Application, &found.State, &since}, func() error {
-		for _, r := range batch {
-			if r.oid == oid {
-				found.Table = r.String()
-			}
-		}
+	_, err = pgx.ForEachRow(rows, []any{&found.PID, &found.Prepared, &found.User, &found.Application, &found.State, &since}, func() error {
+		found.Table = table.String()
 		if since != nil {
 			found.QuerySince = *since
 		}

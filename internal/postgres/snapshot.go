@@ -136,66 +136,91 @@ func (s *Snapshot) open(ctx context.Context, options SnapshotOptions) error {
 	if attempts <= 0 {
 		attempts = DefaultAttempts
 	}
+	patience, err := s.lockPatience(ctx)
+	if err != nil {
+		return err
+	}
 	var change string
-	for attempt := range attempts {
-		if attempt > 0 {
-			select {
-			case <-time.After(time.Duration(attempt) * 200 * time.Millisecond):
-			case <-ctx.Done():
-				return context.Cause(ctx)
-			}
+	var refused time.Time // when the first of several attempts in a row began that were refused a lock
+	for attempt := 0; attempt < attempts; {
+		if refused.IsZero() {
+			refused = time.Now()
 		}
-		change, err = s.try(ctx, attempt, options)
-		if err != nil || change == "" {
+		until := refused.Add(s.server.lockTimeout)
+		again := lockPause
+		var locked bool
+		change, locked, err = s.try(ctx, attempt, options, max(time.Millisecond, min(patience, time.Until(until))), until)
+		switch {
+		case err != nil:
 			return err
+		case locked && change == "":
+			return nil
+		case locked:
+			attempt++
+			again = time.Duration(attempt) * 200 * time.Millisecond
+			refused = time.Time{}
 		}
 		if err := execute(ctx, s.leader, "ROLLBACK"); err != nil {
 			return fmt.Errorf("roll back: %w", ServerError(err))
+		}
+		if attempt == attempts {
+			break
+		}
+		select {
+		case <-time.After(again):
+		case <-ctx.Done():
+			return context.Cause(ctx)
 		}
 	}
 	return &UnsettledError{Database: s.database, Change: change, Attempts: attempts}
 }
 
-// try is one attempt. A change that calls for another is returned, with a transaction to roll back.
-func (s *Snapshot) try(ctx context.Context, attempt int, options SnapshotOptions) (change string, err error) {
+// lockPause is how long an attempt that was refused a lock leaves all tables to others.
+const lockPause = 100 * time.Millisecond
+
+// try is one attempt. A change that calls for another is returned, with a transaction to roll back; so is, as not locked,
+// that a table was refused before the time given. After it that is a *LockTimeoutError.
+func (s *Snapshot) try(ctx context.Context, attempt int, options SnapshotOptions, patience time.Duration, until time.Time) (change string, locked bool, err error) {
 	// Marks are read before the snapshot is opened: each is a checkpoint that was complete by then.
 	if err := s.readMarks(ctx); err != nil {
-		return "", err
+		return "", false, err
 	}
 	listed, err := listRelations(ctx, s.leader)
 	if err != nil {
-		return "", err
+		return "", false, err
 	}
 	if err := checkPrivileges(ctx, s.leader, s.database, listed); err != nil {
-		return "", err
+		return "", false, err
 	}
 	if err := checkLockSpace(ctx, s.leader, s.database, len(listed)); err != nil {
-		return "", err
+		return "", false, err
 	}
 	if options.listed != nil {
 		options.listed(attempt)
 	}
 	if err := execute(ctx, s.leader, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY, NOT DEFERRABLE"); err != nil {
-		return "", fmt.Errorf("begin: %w", ServerError(err))
+		return "", false, fmt.Errorf("begin: %w", ServerError(err))
 	}
-	if batch, err := lockTables(ctx, s.leader, listed); err != nil {
+	if table, err := lockTables(ctx, s.leader, listed, patience, s.server.lockTimeout); err != nil {
 		switch {
-		case hasState(err, stateLockNotAvailable):
-			return "", s.lockTimeout(ctx, batch, err)
+		case table != nil && time.Now().Add(lockPause).Before(until):
+			return "", false, nil
+		case table != nil:
+			return "", false, s.lockTimeout(ctx, *table, err)
 		case hasState(err, stateUndefinedTable, stateWrongObjectType, stateInvalidSchema, stateDeadlock):
-			return fmt.Sprintf("a table was dropped, renamed, replaced or being changed: %v", ServerError(err)), nil
+			return fmt.Sprintf("a table was dropped, renamed, replaced or being changed: %v", ServerError(err)), true, nil
 		}
-		return "", fmt.Errorf("lock tables: %w", ServerError(err))
+		return "", false, fmt.Errorf("lock tables: %w", ServerError(err))
 	}
 	if err := s.fix(ctx); err != nil {
-		return "", err
+		return "", false, err
 	}
 	now, err := listRelations(ctx, s.leader)
 	if err != nil {
-		return "", err
+		return "", false, err
 	}
 	if change := difference(listed, now); change != "" {
-		return change, nil
+		return change, true, nil
 	}
 	s.relations, s.read, s.warnings = now, nil, nil
 	for _, r := range now {
@@ -204,12 +229,12 @@ func (s *Snapshot) try(ctx context.Context, attempt int, options SnapshotOptions
 		}
 	}
 	if err := s.warn(ctx); err != nil {
-		return "", err
+		return "", false, err
 	}
 	if s.through, err = loadThrough(ctx, s.leader); err != nil {
-		return "", err
+		return "", false, err
 	}
-	return "", nil
+	return "", true, nil
 }
 
 // fix runs the first query of the transaction, which fixes its snapshot, and exports it.
@@ -235,12 +260,9 @@ select pg_catalog.pg_export_snapshot(), statement_timestamp(), pg_catalog.pg_cur
 	return s.readEnd(ctx)
 }
 
-func (s *Snapshot) lockTimeout(ctx context.Context, batch []relation, cause error) error {
+func (s *Snapshot) lockTimeout(ctx context.Context, table relation, cause error) error {
 	found := &LockTimeoutError{Database: s.database, Timeout: s.server.lockTimeout, Err: ServerError(cause)}
-	if err := execute(ctx, s.leader, "ROLLBACK"); err != nil {
-		return fmt.Errorf("roll back: %w", ServerError(err))
-	}
-	if err := findBlocker(ctx, s.leader, batch, found); err != nil {
+	if err := findBlocker(ctx, s.leader, table, found); err != nil {
 		return fmt.Errorf("find out who holds a lock: %w", err)
 	}
 	return found
