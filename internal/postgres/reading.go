@@ -235,9 +235,11 @@ func (s *Snapshot) requestCheckpoint(ctx context.Context) (catalog.Mark, error) 
 const recheckBatch = 1000
 
 // Recheck compares what the locks do not protect with its state under the snapshot: tables' names (renaming a schema
-// locks no table), and the labels of enums and the attributes of composite types, which decide what row text says and
-// which readers see as they are now, not as they were. It uses a connection of the budget for a moment. A difference is
-// an *UnsettledError: what was read must not be used.
+// locks no table), the labels of enums and the attributes of composite types, which decide what row text says, and, when
+// a column reaches a reg* type or aclitem, the names of all that these print. Readers see all of it as it is now, not as
+// it was. What was renamed and renamed back counts as changed: rows are compared by xmin, the transaction that wrote
+// them, so that a GRANT on a schema counts too. It uses a connection of the budget for a moment. A difference is an
+// *UnsettledError: what was read must not be used.
 func (s *Snapshot) Recheck(ctx context.Context) error {
 	joined, done := s.join(ctx)
 	defer done()
@@ -253,24 +255,119 @@ func (s *Snapshot) Recheck(ctx context.Context) error {
 	if err := s.recheckNames(joined, conn); err != nil {
 		return s.recheckError(err)
 	}
-	for _, check := range []struct{ what, snapshot, now string }{
-		{"the labels of an enum type", `
-select oid, enumlabel::text from pg_catalog.pg_enum where oid > $1 order by oid limit $2`, `
-select e.oid::regtype::text from (select t.enumtypid as oid from unnest($1::oid[], $2::text[]) u (oid, label)
-  left join pg_catalog.pg_enum t on t.oid = u.oid where t.enumlabel::text is distinct from u.label limit 1) e`},
-		{"the attributes of a composite type", `
-select c.oid, (select string_agg(concat_ws(' ', a.attnum, a.atttypid, a.atttypmod, a.attisdropped, a.attname), ',' order by a.attnum)
-  from pg_catalog.pg_attribute a where a.attrelid = c.oid and a.attnum > 0)
-from pg_catalog.pg_class c where c.relkind = 'c' and c.oid > $1 order by c.oid limit $2`, `
-select coalesce(e.oid::regclass::text, '?') from (select u.oid from unnest($1::oid[], $2::text[]) u (oid, attributes)
-  where (select string_agg(concat_ws(' ', a.attnum, a.atttypid, a.atttypmod, a.attisdropped, a.attname), ',' order by a.attnum)
-  from pg_catalog.pg_attribute a where a.attrelid = u.oid and a.attnum > 0) is distinct from u.attributes limit 1) e`},
-	} {
+	checks := recheckAlways()
+	prints, err := s.printsNames(joined)
+	if err != nil {
+		return s.recheckError(err)
+	}
+	if prints {
+		checks = append(checks, recheckPrinted()...)
+	}
+	for _, check := range checks {
 		if err := s.recheckCatalog(joined, conn, check.what, check.snapshot, check.now); err != nil {
 			return s.recheckError(err)
 		}
 	}
 	return nil
+}
+
+// catalogCheck is a comparison made by recheckCatalog.
+type catalogCheck struct {
+	what string
+	// snapshot yields (oid, text) after oid $1, at most $2 rows, ascending by oid.
+	snapshot string
+	// now yields what to call one of the oids $1 whose text is not that of $2 any more, and no row when there is none.
+	now string
+}
+
+// recheckAlways compares what every row's text, or the way to it, depends on.
+func recheckAlways() []catalogCheck {
+	return []catalogCheck{
+		{"a schema (it was renamed, or its privileges were changed)", `
+select n.oid, n.nspname || ' ' || n.xmin::text from pg_catalog.pg_namespace n where n.oid > $1
+  and exists (select from pg_catalog.pg_class c where c.relnamespace = n.oid and c.relkind in ('r', 'p') and c.relpersistence <> 't')
+order by n.oid limit $2`, `
+select coalesce(n.oid::regnamespace::text, '?') from unnest($1::oid[], $2::text[]) u (oid, label)
+  left join pg_catalog.pg_namespace n on n.oid = u.oid where n.nspname || ' ' || n.xmin::text is distinct from u.label limit 1`},
+		{"the labels of an enum type", `
+select oid, enumlabel || ' ' || xmin::text from pg_catalog.pg_enum where oid > $1 order by oid limit $2`, `
+select e.oid::regtype::text from (select t.enumtypid as oid from unnest($1::oid[], $2::text[]) u (oid, label)
+  left join pg_catalog.pg_enum t on t.oid = u.oid where t.enumlabel || ' ' || t.xmin::text is distinct from u.label limit 1) e`},
+		{"the attributes of a composite type", `
+select c.oid, (select string_agg(concat_ws(' ', a.attnum, a.atttypid, a.atttypmod, a.attisdropped, a.xmin, a.attname), ',' order by a.attnum)
+  from pg_catalog.pg_attribute a where a.attrelid = c.oid and a.attnum > 0)
+from pg_catalog.pg_class c where c.relkind = 'c' and c.oid > $1 order by c.oid limit $2`, `
+select coalesce(e.oid::regclass::text, '?') from (select u.oid from unnest($1::oid[], $2::text[]) u (oid, attributes)
+  where (select string_agg(concat_ws(' ', a.attnum, a.atttypid, a.atttypmod, a.attisdropped, a.xmin, a.attname), ',' order by a.attnum)
+  from pg_catalog.pg_attribute a where a.attrelid = u.oid and a.attnum > 0) is distinct from u.attributes limit 1) e`},
+	}
+}
+
+// recheckPrinted compares the names that reg* types and aclitem print. Objects of the server itself (below 16384) are left
+// out where nobody can rename them by right; so are those of temporary schemas, which come and go. Relations are compared
+// by name alone, because their rows are written for many other reasons, and roles too, whose rows may not be read.
+func recheckPrinted() []catalogCheck {
+	checks := make([]catalogCheck, 0, 9)
+	for _, c := range []struct {
+		what, table, name, schema, version string
+		least                              int
+	}{
+		{"a schema", "pg_namespace", "nspname", "0", "t.xmin::text", 0},
+		{"a role's name", "pg_roles", "rolname", "0", "'-'", 0},
+		{"a relation's name", "pg_class", "relname", "t.relnamespace", "'-'", 16384},
+		{"a function", "pg_proc", "proname", "t.pronamespace", "t.xmin::text", 16384},
+		{"a type", "pg_type", "typname", "t.typnamespace", "t.xmin::text", 16384},
+		{"an operator", "pg_operator", "oprname", "t.oprnamespace", "t.xmin::text", 16384},
+		{"a collation", "pg_collation", "collname", "t.collnamespace", "t.xmin::text", 16384},
+		{"a text search configuration", "pg_ts_config", "cfgname", "t.cfgnamespace", "t.xmin::text", 16384},
+		{"a text search dictionary", "pg_ts_dict", "dictname", "t.dictnamespace", "t.xmin::text", 16384},
+	} {
+		label := fmt.Sprintf("%s::text || ' ' || %s || ' ' || t.%s", c.schema, c.version, c.name)
+		checks = append(checks, catalogCheck{what: c.what + ", which a column of type reg* or aclitem may print,",
+			snapshot: fmt.Sprintf(`
+select t.oid, %s from pg_catalog.%s t where t.oid > $1 and t.oid >= %d
+  and not exists (select from pg_catalog.pg_namespace n where n.oid = %s and n.nspname ~ '^pg_(toast_)?temp_')
+order by t.oid limit $2`, label, c.table, c.least, c.schema),
+			now: fmt.Sprintf(`
+select substring(u.label from '^[^ ]+ [^ ]+ (.*)$') from unnest($1::oid[], $2::text[]) u (oid, label)
+  left join pg_catalog.%s t on t.oid = u.oid where %s is distinct from u.label limit 1`, c.table, label)})
+	}
+	return checks
+}
+
+// printsNames says whether a column of a table that is read reaches, at any depth, a type whose text other catalogs
+// decide (Shape.Unstable).
+func (s *Snapshot) printsNames(ctx context.Context) (bool, error) {
+	for start := 0; start < len(s.read); start += recheckBatch {
+		batch := s.read[start:min(start+recheckBatch, len(s.read))]
+		oids := make([]uint32, len(batch))
+		for i, r := range batch {
+			oids[i] = uint32(r.oid)
+		}
+		leader, done, err := s.take(ctx)
+		if err != nil {
+			return false, err
+		}
+		var prints bool
+		err = s.explain(s.leader.QueryRow(leader, `
+with recursive reached as (
+  select a.atttypid as oid from pg_catalog.pg_attribute a where a.attrelid = any ($1::oid[]) and a.attnum > 0 and not a.attisdropped
+  union
+  select n.next from reached join pg_catalog.pg_type t on t.oid = reached.oid cross join lateral (
+    select case t.typtype when 'd' then t.typbasetype else t.typelem end
+    union all select r.rngsubtype from pg_catalog.pg_range r where r.rngtypid = t.oid
+    union all select r.rngtypid from pg_catalog.pg_range r where r.rngmultitypid = t.oid
+    union all select a.atttypid from pg_catalog.pg_attribute a
+      where t.typrelid <> 0 and a.attrelid = t.typrelid and a.attnum > 0 and not a.attisdropped) n (next)
+  where n.next <> 0)
+select exists (select from reached join pg_catalog.pg_type t on t.oid = reached.oid
+  where t.typnamespace = 'pg_catalog'::regnamespace and (t.typname = 'aclitem' or t.typname like 'reg%'))`, oids).Scan(&prints))
+		done()
+		if err != nil || prints {
+			return prints, err
+		}
+	}
+	return false, nil
 }
 
 func (s *Snapshot) recheckError(err error) error {
