@@ -38,7 +38,7 @@ type ServerConfig struct {
 	// Connections is the number of connections that all work on this server shares; never more are open at one time,
 	// pg_dump's included. At least MinConnections.
 	Connections int
-	// LockTimeout bounds each wait for a lock; 0 is DefaultLockTimeout.
+	// LockTimeout bounds all waiting for locks while a snapshot is opened, and each wait afterwards; 0 is DefaultLockTimeout.
 	LockTimeout time.Duration
 	// YieldToDDL is how long another session may wait behind a snapshot's locks before the snapshot gives way; 0 is
 	// DefaultYieldToDDL.
