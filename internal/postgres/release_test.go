@@ -46,7 +46,7 @@ func TestSnapshotThatGivesWayReleasesTheLocksOfAStalledReader(t *testing.T) {
 		if err := execute(ctx, cluster.Connect(t, database), "ALTER TABLE t ADD c int"); err != nil {
 			t.Errorf("ALTER TABLE beside a stalled read: %v", err)
 			close(sink.letGo)
-			_ = <-read
+			t.Log(<-read)
 			return
 		}
 		if err := snapshot.Close(t.Context()); err != nil {
