@@ -11,8 +11,14 @@ COMMIT ?= $(shell git rev-parse HEAD 2>/dev/null)
 # Packages that `make test` runs, and more arguments for go test: make test PACKAGES=./crypto/... TESTFLAGS='-run Seal -v'
 PACKAGES ?= ./...
 TESTFLAGS ?=
+# Packages with long variants of tests, for `make test-long`.
+LONGPACKAGES ?= ./internal/repository ./internal/endtoend
+# How long `make fuzz` runs each target.
+FUZZTIME ?= 2m
+# More arguments for the benchmarks: make bench BENCHFLAGS='-size 500MB'
+BENCHFLAGS ?=
 
-.PHONY: help build demo test test-servers lint format vuln clean
+.PHONY: help build demo test test-long fuzz bench test-servers lint format vuln clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +38,16 @@ test-servers: ## install what the tests run against: PostgreSQL 15, 17 and 18, a
 
 test: test-servers ## run every test against real servers, with the race detector
 	HOURVAULT_TEST_REQUIRE=1 CGO_ENABLED=1 go test -race -timeout 20m -p 2 $(TESTFLAGS) $(PACKAGES)
+
+# The long variants run one package at a time and without the race detector: they are about many schedules and much data.
+test-long: test-servers ## run the long variants of the crash, schedule, tamper and memory tests: an hour or more
+	HOURVAULT_TEST_REQUIRE=1 HOURVAULT_TEST_LONG=1 go test -timeout 6h -p 1 -v $(TESTFLAGS) $(LONGPACKAGES)
+
+fuzz: ## run every fuzz target for FUZZTIME each
+	.ci/fuzz.sh $(FUZZTIME)
+
+bench: test-servers ## measure backup and restore side by side with other tools: about an hour, 20 GB of disk
+	.ci/bench.sh $(BENCHFLAGS)
 
 lint: ## check formatting, go.mod, go vet, and golangci-lint with the layers of the code
 	@unformatted=$$(gofmt -l .); \

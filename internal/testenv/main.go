@@ -140,3 +140,10 @@ func unavailable(t testing.TB, err error) {
 
 // requireVariable is the environment variable that turns skips for want of a server into failures.
 const requireVariable = "HOURVAULT_TEST_REQUIRE"
+
+// longVariable asks for the long variants of tests: make test-long sets it to 1.
+const longVariable = "HOURVAULT_TEST_LONG"
+
+// Long says whether tests that have a short and a long variant shall run the long one: more random schedules, larger
+// data, minutes to hours. Without it the same tests run a small part of that, for every commit.
+func Long() bool { return os.Getenv(longVariable) == "1" }
