@@ -26,6 +26,8 @@ type Options struct {
 	Holder, Version string
 	// LeaseLifetime is how long a run that died keeps others waiting; 0 means repository.DefaultLeaseLifetime.
 	LeaseLifetime time.Duration
+	// Waiting, when set, is told once that the lease of another run is waited for. It must return quickly.
+	Waiting func(repository.LeaseWait)
 	// Progress, when set, is told about each range of blocks that was read. It may be called concurrently, and must
 	// return quickly.
 	Progress func(Progress)
@@ -60,7 +62,7 @@ const unitBlocks = 4 * repository.ListingSpan
 // Run takes a snapshot of a database. When it returns an error no snapshot exists, unless the error says that this could not be
 // found out; packs that were stored until then are left over, and verify reports them as such.
 //
-// Errors that callers may want to tell apart: *repository.LeaseHeldError (another run is alive), those of
+// Every error but that of a database that allows no connections is, or wraps, a *StepError, or the cause of ctx. Causes that callers may want to tell apart: *repository.LeaseHeldError (another run is alive), those of
 // postgres.Server.OpenSnapshot, *postgres.GaveWayError (production came first: try again later), and what
 // package objectstore declares.
 func Run(ctx context.Context, server *postgres.Server, database postgres.DatabaseEntry, repo *repository.Repository, options Options) (*Result, error) {
@@ -73,27 +75,29 @@ func Run(ctx context.Context, server *postgres.Server, database postgres.Databas
 	}
 	identity, err := server.Identity(ctx)
 	if err != nil {
-		return nil, err
+		return nil, at(StepConnect, err)
 	}
 	workspace, created, err := repo.EnsureWorkspace(ctx, repository.WorkspaceRecord{
 		Server: server.Name(), Database: database.Name, Created: begin.UTC().Truncate(time.Second),
 		Identity: repository.Identity{SystemIdentifier: identity.SystemIdentifier, Database: database.OID},
 	})
 	if err != nil {
-		return nil, err
+		return nil, at(StepWorkspace, err)
 	}
-	writer, err := workspace.BeginSnapshot(ctx, repository.SnapshotOptions{Holder: options.Holder, Writer: options.Version, LeaseLifetime: options.LeaseLifetime})
+	writer, err := workspace.BeginSnapshot(ctx, repository.SnapshotOptions{
+		Holder: options.Holder, Writer: options.Version, LeaseLifetime: options.LeaseLifetime, Waiting: options.Waiting,
+	})
 	if err != nil {
-		return nil, err
+		return nil, ended(StepLease, err, nil)
 	}
 	run := &run{server: server, database: database, system: identity.SystemIdentifier, writer: writer, options: options}
-	ending, err := run.read()
+	ending, err := run.read(ctx)
 	if err != nil {
-		return nil, errors.Join(err, writer.Abandon(ctx))
+		return nil, ended(StepRead, err, writer.Abandon(ctx))
 	}
 	snapshot, err := writer.Commit(ctx, *ending)
 	if err != nil {
-		return nil, err
+		return nil, ended(StepCommit, err, nil)
 	}
 	return &Result{Snapshot: snapshot, Workspace: workspace, NewWorkspace: created, Duration: time.Since(begin)}, nil
 }
@@ -119,24 +123,27 @@ type unit struct {
 }
 
 // read reads the whole database into the writer and returns what else the manifest says.
-func (r *run) read() (_ *repository.Ending, err error) {
+func (r *run) read(caller context.Context) (_ *repository.Ending, err error) {
 	ctx := r.writer.Context()
 	r.snapshot, err = r.server.OpenSnapshot(ctx, string(r.database.Name), postgres.SnapshotOptions{})
 	if err != nil {
-		return nil, err
+		if errors.Is(context.Cause(ctx), repository.ErrLeaseLost) {
+			return nil, at(StepLease, context.Cause(ctx))
+		}
+		return nil, at(StepOpen, err)
 	}
 	defer func() { err = errors.Join(err, r.snapshot.Close(context.WithoutCancel(ctx))) }()
 	ctx = r.snapshot.Context()
 	if r.snapshot.OID() != r.database.OID {
-		return nil, fmt.Errorf("database %q was dropped and made anew, or renamed, just now (oid %d, then %d): try again", r.database.Name, r.database.OID, r.snapshot.OID())
+		return nil, at(StepOpen, fmt.Errorf("database %q was dropped and made anew, or renamed, just now (oid %d, then %d): try again", r.database.Name, r.database.OID, r.snapshot.OID()))
 	}
 	if now := r.snapshot.Identity().SystemIdentifier; now != r.system {
-		return nil, fmt.Errorf("the connection that holds the snapshot reached another server (system identifier %s) than the one asked for its identity (%s): name one server in the dsn, and no pooler", now, r.system)
+		return nil, at(StepOpen, fmt.Errorf("the connection that holds the snapshot reached another server (system identifier %s) than the one asked for its identity (%s): name one server in the dsn, and no pooler", now, r.system))
 	}
 	ending := &repository.Ending{Time: r.snapshot.Time(), Server: r.server.Name()}
 	tools, err := r.server.Tools(ctx)
 	if err != nil {
-		return nil, err
+		return nil, at(StepDefinitions, err)
 	}
 	ending.DumpVersion = tools.Version
 
@@ -145,29 +152,31 @@ func (r *run) read() (_ *repository.Ending, err error) {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() (err error) {
 		dumpWarnings, err = r.snapshot.SchemaArchive(ctx, r.writer.SchemaArchive())
-		return err
+		return at(StepDefinitions, err)
 	})
 	group.Go(func() error {
 		defer close(units)
-		return r.plan(ctx, units)
+		return at(StepTables, r.plan(ctx, units))
 	})
 	for range r.options.Readers {
 		group.Go(func() error { return r.readUnits(ctx, units) })
 	}
 	group.Go(func() (err error) {
 		captureWarnings, err = r.capture(ctx, ending)
-		return err
+		return at(StepProperties, err)
 	})
 	if err := group.Wait(); err != nil {
-		// What ended the snapshot explains more than what failed because of it.
-		if cause := context.Cause(r.snapshot.Context()); cause != nil {
+		if cause := r.interrupted(caller); cause != nil {
 			return nil, cause
 		}
 		return nil, err
 	}
 	// Only now is every row known to have been read, and every name is looked at once more.
 	if ending.Reading, err = r.snapshot.Reading(r.snapshot.Context()); err != nil {
-		return nil, err
+		if cause := r.interrupted(caller); cause != nil {
+			return nil, cause
+		}
+		return nil, at(StepRecheck, err)
 	}
 	ending.Warnings = append(append(append(ending.Warnings, r.snapshot.Warnings()...), dumpWarnings...), captureWarnings...)
 	return ending, nil
@@ -242,15 +251,16 @@ func (r *run) readUnits(ctx context.Context, units <-chan unit) (err error) {
 			return context.Cause(ctx)
 		}
 		if !more {
-			return blocks.Close()
+			return at(StepStore, blocks.Close())
 		}
+		table := postgres.QualifiedName(next.table.Table().Schema, next.table.Table().Name)
 		if reader == nil {
 			if reader, err = r.snapshot.NewReader(ctx); err != nil {
-				return err
+				return &StepError{Step: StepRead, Table: table, Err: err}
 			}
 		}
 		if err := r.readUnit(ctx, reader, blocks, next); err != nil {
-			return fmt.Errorf("table %s: %w", postgres.QualifiedName(next.table.Table().Schema, next.table.Table().Name), err)
+			return &StepError{Step: StepRead, Table: table, Err: err}
 		}
 	}
 }

@@ -71,10 +71,19 @@ type lease struct {
 	done chan struct{}
 }
 
+// LeaseWait says what a run waits for before it can begin: whether a run that did not give its lease back is still alive.
+type LeaseWait struct {
+	Holder  string    // host and process
+	Purpose string    // "snapshot"
+	Since   time.Time // on the holder's clock
+	// AtMost is how long it takes to be sure that the other is dead; one that is alive shows sooner.
+	AtMost time.Duration
+}
+
 // acquireLease takes the workspace's lease for a run that will become effective by creating runKey, after settling the run
-// before it. *LeaseHeldError when another run is alive. The context returned ends with cause ErrLeaseLost when the lease
+// before it. *LeaseHeldError when another run is alive; waiting, if not nil, is told before that is waited for. The context returned ends with cause ErrLeaseLost when the lease
 // was taken over.
-func (w *Workspace) acquireLease(ctx context.Context, purpose, holder, runKey string, lifetime time.Duration) (*lease, context.Context, error) {
+func (w *Workspace) acquireLease(ctx context.Context, purpose, holder, runKey string, lifetime time.Duration, waiting func(LeaseWait)) (*lease, context.Context, error) {
 	store, object := w.repository.store, w.id.leaseKey()
 	mine := leaseRecord{Epoch: 1, Purpose: purpose, Holder: holder, Since: time.Now().UTC().Truncate(time.Second), Lifetime: lifetime.String(), RunKey: runKey}
 	for {
@@ -87,7 +96,7 @@ func (w *Workspace) acquireLease(ctx context.Context, purpose, holder, runKey st
 				return nil, nil, fmt.Errorf("a %s by %s has not ended: %w", theirs.Purpose, theirs.Holder, ErrPlanned)
 			}
 			if !theirs.Released {
-				if err := w.outwait(ctx, theirs, info.ETag); err != nil {
+				if err := w.outwait(ctx, theirs, info.ETag, waiting); err != nil {
 					return nil, nil, err
 				}
 				// Void first, lease second: if this process dies in between, the run is settled all the same.
@@ -113,10 +122,13 @@ func (w *Workspace) acquireLease(ctx context.Context, purpose, holder, runKey st
 
 // outwait returns nil when the lease with that ETag was not renewed for its whole lifetime, measured on this machine's monotonic
 // clock from now on; clocks of two machines are never compared.
-func (w *Workspace) outwait(ctx context.Context, theirs leaseRecord, etag string) error {
+func (w *Workspace) outwait(ctx context.Context, theirs leaseRecord, etag string, waiting func(LeaseWait)) error {
 	lifetime, err := time.ParseDuration(theirs.Lifetime)
 	if err != nil || lifetime <= 0 {
 		return fmt.Errorf("%s: lifetime %q: %w", w.id.leaseKey(), theirs.Lifetime, crypto.ErrNotAuthentic)
+	}
+	if waiting != nil {
+		waiting(LeaseWait{Holder: theirs.Holder, Purpose: theirs.Purpose, Since: theirs.Since, AtMost: lifetime})
 	}
 	begin := time.Now()
 	ticker := time.NewTicker(max(lifetime/10, time.Millisecond))

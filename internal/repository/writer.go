@@ -28,6 +28,8 @@ type SnapshotOptions struct {
 	Holder        string // host and process, for whoever finds the lease held
 	Writer        string // version of hourvault
 	LeaseLifetime time.Duration
+	// Waiting, when set, is told once for each run whose lease has to be outwaited.
+	Waiting func(LeaseWait)
 
 	settleTimeout time.Duration
 }
@@ -87,7 +89,7 @@ func (w *Workspace) BeginSnapshot(ctx context.Context, options SnapshotOptions) 
 	if sw.options.settleTimeout <= 0 {
 		sw.options.settleTimeout = settleTimeout
 	}
-	lease, leased, err := w.acquireLease(ctx, purposeSnapshot, options.Holder, w.id.manifestKey(sw.id), options.LeaseLifetime)
+	lease, leased, err := w.acquireLease(ctx, purposeSnapshot, options.Holder, w.id.manifestKey(sw.id), options.LeaseLifetime, options.Waiting)
 	if err != nil {
 		return nil, err
 	}
