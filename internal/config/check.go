@@ -79,6 +79,9 @@ func (c *checker) repository(r *Repository) {
 	if !c.required(where+".url", r.URL, hint) {
 		return
 	}
+	if c.usable(where+".lease_lifetime") && r.LeaseLifetime < MinLeaseLifetime {
+		c.report(where+".lease_lifetime", "must be at least %s: a run whose lease expires while it works loses its snapshot", MinLeaseLifetime)
+	}
 	var err error
 	switch {
 	case strings.HasPrefix(r.URL, "s3:"):

@@ -24,6 +24,10 @@ const (
 	DefaultLockTimeout = 10 * time.Second
 	// DefaultYieldToDDL is how long DDL may wait behind a snapshot's locks before the snapshot gives way.
 	DefaultYieldToDDL = 30 * time.Second
+	// DefaultLeaseLifetime is how long a run that died keeps others from its workspace; MinLeaseLifetime the least that
+	// can be configured, which suits only a store nearby.
+	DefaultLeaseLifetime = 60 * time.Second
+	MinLeaseLifetime     = time.Second
 	// DefaultListen is where the daemon serves its API: on this machine only.
 	DefaultListen = "127.0.0.1:8461"
 	// DefaultSchedule, DefaultRPO and DefaultDrillEvery complete a policy.
@@ -122,7 +126,14 @@ type Repository struct {
 	SecretAccessKeyEnv        string    `yaml:"secret_access_key_env"`
 	SecretAccessKeyCredential string    `yaml:"secret_access_key_credential"`
 	SecretAccessKey           SecretRef `yaml:"-"`
+
+	// LeaseLifetime is how long the lease of a run on a workspace counts without having been renewed, which happens four
+	// times in that time: how long a run that was killed keeps the next one waiting, and how long the store may fail to
+	// answer before a run that is alive is taken for dead. Every run's own lease says how long it counts.
+	LeaseLifetime time.Duration `yaml:"lease_lifetime"`
 }
+
+func (r *Repository) setDefaults() { r.LeaseLifetime = DefaultLeaseLifetime }
 
 // Checkpoint says how a snapshot gets the checkpoint that proves it.
 type Checkpoint string

@@ -70,6 +70,9 @@ alerts:
 	if want := []Policy{DefaultPolicy()}; !reflect.DeepEqual(config.Policies, want) {
 		t.Errorf("policies: got %+v, want %+v", config.Policies, want)
 	}
+	if config.Repository.LeaseLifetime != DefaultLeaseLifetime {
+		t.Errorf("repository.lease_lifetime: got %s", config.Repository.LeaseLifetime)
+	}
 	if config.API.Listen != DefaultListen {
 		t.Errorf("api.listen: got %q", config.API.Listen)
 	}
@@ -91,6 +94,7 @@ func TestEveryValueArrives(t *testing.T) {
   ca_file: /etc/ca.pem
   access_key_id: AKIA
   secret_access_key_file: /run/s3
+  lease_lifetime: 5m
 root_key: credential:root
 servers:
   - name: eu-1
@@ -121,7 +125,7 @@ api: { listen: "[::1]:9000" }
 	r := config.Repository
 	if r.Kind != RepositoryS3 || r.Bucket != "acme-backups" || r.Prefix != "prod/eu" || r.Region != "eu-central-1" || r.Endpoint != "https://s3.example.net:9000" ||
 		!r.PathStyle || r.SSE != SSEKMS || r.SSEKMSKeyID != "alias/hourvault" || r.Checksums != ChecksumsWhenRequired || r.RoleARN == "" || r.CAFile != "/etc/ca.pem" ||
-		r.AccessKeyID != "AKIA" || r.SecretAccessKey.String() != "file /run/s3" {
+		r.AccessKeyID != "AKIA" || r.SecretAccessKey.String() != "file /run/s3" || r.LeaseLifetime != 5*time.Minute {
 		t.Errorf("repository: got %+v", r)
 	}
 	if config.RootKey.Kind != RootKeyCredential || config.RootKey.String() != "credential:root" {
@@ -221,6 +225,7 @@ func badFiles() map[string]badFile {
 		"number for duration":  {server + "    lock_timeout: 10\n", `/h.yaml:7: servers[0].lock_timeout: must be a duration such as 90s, 30m, 2h or 7d, is the number 10`},
 		"bad duration":         {server + "    lock_timeout: 10 minutes\n", `/h.yaml:7: servers[0].lock_timeout: "10 minutes" is not a duration: write a number and a unit, such as 90s, 30m, 2h, 7d or 2w`},
 		"negative duration":    {server + "    lock_timeout: -10s\n", `/h.yaml:7: servers[0].lock_timeout: "-10s" must not be negative`},
+		"short lease":          {minimal[:strings.Index(minimal, "root")] + "  lease_lifetime: 500ms\nroot_key: env:R\n", `/h.yaml:3: repository.lease_lifetime: must be at least 1s: a run whose lease expires while it works loses its snapshot`},
 		"zero duration":        {server + "    yield_to_ddl: 0s\n", `/h.yaml:7: servers[0].yield_to_ddl: must be longer than 0s`},
 		"text for list":        {server + "    workspaces: { include: ws }\n", `/h.yaml:7: servers[0].workspaces.include: must be a list, is text`},
 		"text for section":     {server + "    workspaces: ws\n", `/h.yaml:7: servers[0].workspaces: must hold keys of its own, is text`},
