@@ -31,7 +31,8 @@ func newCodec() (*codec, error) {
 	if err != nil {
 		return nil, err
 	}
-	decoder, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(maxTextSize))
+	// Without the limit to what the caller made room for, a frame that says more than its seal would be unpacked before it is refused.
+	decoder, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(maxTextSize), zstd.WithDecodeAllCapLimit(true))
 	if err != nil {
 		return nil, err
 	}
