@@ -70,7 +70,7 @@ const (
 	ProblemPageDamaged      = "page_damaged" // a part that says where rows are, or holds definitions, does not open or makes no sense
 	ProblemRowsDamaged      = "rows_damaged"
 	ProblemUnreadable       = "unreadable" // the store could not deliver it
-	ProblemRolledBack       = "rolled_back"
+	ProblemRolledBack       = "repository_rolled_back" // older than a witness knows it
 )
 
 // Kinds of notices: stable words.
@@ -146,7 +146,10 @@ type VerifyReport struct {
 // error means that the check itself did not come to its end (the context ended, the store cannot be listed, a workspace asked for
 // is unknown); the report then holds what was found until then. It only reads, takes no lease, and may run beside snapshots.
 func (r *Repository) Verify(ctx context.Context, options VerifyOptions) (VerifyReport, error) {
-	v := &verifier{repository: r, options: options, cache: newChunkCache(verifyCacheSize)}
+	v := &verifier{repository: r, options: options, cache: newChunkCache(verifyCacheSize), witnesses: make(map[WorkspaceID][]Witness)}
+	for _, witness := range options.Witness {
+		v.witnesses[witness.Workspace] = append(v.witnesses[witness.Workspace], witness)
+	}
 	v.report = VerifyReport{Repository: r.ID(), ReadData: options.ReadData, Workspaces: []VerifiedWorkspace{}, Problems: []Problem{}, Notices: []Notice{}}
 	err := v.run(ctx)
 	if err == nil && ctx.Err() != nil {
@@ -166,6 +169,7 @@ type verifier struct {
 	repository *Repository
 	options    VerifyOptions
 	cache      *chunkCache
+	witnesses  map[WorkspaceID][]Witness
 
 	mu       sync.Mutex
 	report   VerifyReport
@@ -328,16 +332,15 @@ func (v *verifier) checkClaims(ctx context.Context) (map[WorkspaceID]bool, error
 	return claimed, listError
 }
 
-// checkWitnesses compares the newest snapshots with what was known of them outside.
+// checkWitnesses reports the workspaces that were known outside and that the repository does not know.
 func (v *verifier) checkWitnesses(claimed map[WorkspaceID]bool) {
-	for _, witness := range v.options.Witness {
-		if len(v.options.Workspaces) > 0 && !slices.Contains(v.options.Workspaces, witness.Workspace) {
+	for id, known := range v.witnesses {
+		if claimed[id] || len(v.options.Workspaces) > 0 && !slices.Contains(v.options.Workspaces, id) {
 			continue
 		}
-		if !claimed[witness.Workspace] {
-			v.problem(Problem{Kind: ProblemRolledBack, Workspace: witness.Workspace,
-				Message: fmt.Sprintf("the repository does not know this workspace, of which snapshot %d was seen before", witness.Sequence)})
-		}
+		newest := slices.MaxFunc(known, func(a, b Witness) int { return cmp.Compare(a.Sequence, b.Sequence) })
+		v.problem(Problem{Kind: ProblemRolledBack, Workspace: id,
+			Message: fmt.Sprintf("the repository does not know this workspace, of which snapshot %d was seen before", newest.Sequence)})
 	}
 }
 

@@ -383,27 +383,27 @@ func (w *workspaceVerifier) checkHistory() {
 	}
 }
 
-// checkWitnesses compares the history with what was known of it outside.
+// checkWitnesses compares the history with what was known of it outside. Of all that was seen and is later than the newest snapshot, the
+// latest is reported.
 func (w *workspaceVerifier) checkWitnesses() {
-	for _, witness := range w.v.options.Witness {
-		if witness.Workspace != w.id() {
-			continue
+	var newest, seen uint64
+	if w.result.Newest != nil {
+		newest = w.result.Newest.Sequence
+	}
+	bySequence := make(map[uint64]*Snapshot, len(w.snapshots))
+	for _, snapshot := range w.snapshots {
+		bySequence[snapshot.manifest.Sequence] = snapshot
+	}
+	for _, witness := range w.v.witnesses[w.id()] {
+		seen = max(seen, witness.Sequence)
+		if snapshot := bySequence[witness.Sequence]; snapshot != nil && !bytes.Equal(snapshot.sha256, witness.SHA256) {
+			w.report(Problem{Kind: ProblemRolledBack, Object: w.id().manifestKey(snapshot.manifest.Snapshot), Snapshot: snapshot.manifest.Snapshot,
+				Message: fmt.Sprintf("has sequence %d and SHA-256 %x; before, that number had %x: history was written a second time", witness.Sequence, snapshot.sha256, []byte(witness.SHA256))})
 		}
-		if w.result.Newest == nil || w.result.Newest.Sequence < witness.Sequence {
-			var newest uint64
-			if w.result.Newest != nil {
-				newest = w.result.Newest.Sequence
-			}
-			w.report(Problem{Kind: ProblemRolledBack, Object: w.id().snapshotsPrefix(),
-				Message: fmt.Sprintf("snapshot %d was seen before, and the newest one that can be read is %d", witness.Sequence, newest)})
-			continue
-		}
-		for _, snapshot := range w.snapshots {
-			if snapshot.manifest.Sequence == witness.Sequence && !bytes.Equal(snapshot.sha256, witness.SHA256) {
-				w.report(Problem{Kind: ProblemRolledBack, Object: w.id().manifestKey(snapshot.manifest.Snapshot), Snapshot: snapshot.manifest.Snapshot,
-					Message: fmt.Sprintf("has sequence %d and SHA-256 %x; before, that number had %x: history was written a second time", witness.Sequence, snapshot.sha256, []byte(witness.SHA256))})
-			}
-		}
+	}
+	if seen > newest {
+		w.report(Problem{Kind: ProblemRolledBack, Object: w.id().snapshotsPrefix(),
+			Message: fmt.Sprintf("snapshot %d was seen before, and the newest one that can be read is %d", seen, newest)})
 	}
 }
 
