@@ -36,6 +36,7 @@ func check(config *Config, d *decoder) {
 		c.alert(&config.Alerts[i], fmt.Sprintf("alerts[%d]", i), names)
 	}
 	c.listen(config.API.Listen, "api.listen")
+	c.witnessFile(config)
 }
 
 type checker struct {
@@ -303,6 +304,22 @@ func (c *checker) listen(address, where string) {
 	}
 	if err != nil {
 		c.report(where, "must be HOST:PORT with a port of 0 to 65535, such as %s, is %q", DefaultListen, address)
+	}
+}
+
+// witnessFile demands a place of its own: in the repository's directory, whoever can take snapshots away can take the witness too.
+func (c *checker) witnessFile(config *Config) {
+	const where = "witness_file"
+	if !c.optional(where, config.WitnessFile) {
+		return
+	}
+	c.absolutePath(where, config.WitnessFile)
+	switch {
+	case !path.IsAbs(config.WitnessFile):
+	case strings.HasSuffix(config.WitnessFile, "/") || path.Clean(config.WitnessFile) != config.WitnessFile:
+		c.report(where, "must be the plain path of a file, such as /var/lib/hourvault/witness.json, is %q", config.WitnessFile)
+	case config.Repository.Kind == RepositoryDirectory && config.Repository.Directory != "" && strings.HasPrefix(config.WitnessFile, config.Repository.Directory+"/"):
+		c.report(where, "lies in the repository's directory: whoever removes snapshots there could remove it too; put it somewhere else")
 	}
 }
 

@@ -51,6 +51,9 @@ type Config struct {
 	Policies []Policy `yaml:"policies"`
 	Alerts   []Alert  `yaml:"alerts"`
 	API      API      `yaml:"api"`
+	// WitnessFile is an absolute path on this machine where backups write down the newest snapshot of each workspace, and
+	// where they and verify look whether the repository became older; empty for none.
+	WitnessFile string `yaml:"witness_file"`
 }
 
 // Server returns the server of that name.

@@ -76,6 +76,9 @@ alerts:
 	if config.API.Listen != DefaultListen {
 		t.Errorf("api.listen: got %q", config.API.Listen)
 	}
+	if config.WitnessFile != "" {
+		t.Errorf("witness_file: got %q", config.WitnessFile)
+	}
 	if _, found := config.Server("eu-2"); found {
 		t.Error("server eu-2 was found")
 	}
@@ -118,6 +121,7 @@ policies:
 alerts:
   - { name: ops, url_credential: alerts }
 api: { listen: "[::1]:9000" }
+witness_file: /var/lib/hourvault/witness.json
 `)
 	if err != nil {
 		t.Fatal(err)
@@ -153,6 +157,9 @@ api: { listen: "[::1]:9000" }
 	}
 	if config.Alerts[0].Address.String() != "systemd credential alerts" || config.API.Listen != "[::1]:9000" {
 		t.Errorf("alerts and api: got %+v %+v", config.Alerts, config.API)
+	}
+	if config.WitnessFile != "/var/lib/hourvault/witness.json" {
+		t.Errorf("witness_file: got %q", config.WitnessFile)
 	}
 }
 
@@ -254,6 +261,10 @@ func badFiles() map[string]badFile {
 		"dsn open quote":       {minimal + "servers:\n  - name: a\n    dsn: host='x\n", `/h.yaml:6: servers[0].dsn: is not a valid connection string: ` + dsnHint},
 		"dsn open escape":      {minimal + "servers:\n  - name: a\n    dsn: host=x\\\n", `/h.yaml:6: servers[0].dsn: is not a valid connection string: ` + dsnHint},
 
+		"relative witness":     {minimal + "witness_file: witness.json\n", `/h.yaml:4: witness_file: must be an absolute path, is "witness.json"`},
+		"empty witness":        {minimal + "witness_file: ''\n", `/h.yaml:4: witness_file: is empty: give it a value or remove the key`},
+		"witness no file":      {minimal + "witness_file: /var/lib/\n", `/h.yaml:4: witness_file: must be the plain path of a file, such as /var/lib/hourvault/witness.json, is "/var/lib/"`},
+		"witness in bucket":    {minimal + "witness_file: /var/lib/hourvault/witness.json\n", `/h.yaml:4: witness_file: lies in the repository's directory: whoever removes snapshots there could remove it too; put it somewhere else`},
 		"repository scheme":    {"repository: { url: gs://x }\nroot_key: env:R\n", `/h.yaml:1: repository.url: has a scheme that is not supported: write s3://BUCKET/PREFIX or file:///DIRECTORY`},
 		"relative repository":  {"repository: { url: file://backups/x }\nroot_key: env:R\n", `/h.yaml:1: repository.url: must be an absolute path: write file:///absolute/path, with three slashes`},
 		"root as repository":   {"repository: { url: file:///x/.. }\nroot_key: env:R\n", `/h.yaml:1: repository.url: must not be the root directory`},
