@@ -20,6 +20,7 @@ import (
 	"github.com/hourvault/hourvault/internal/console"
 	"github.com/hourvault/hourvault/internal/postgres"
 	"github.com/hourvault/hourvault/internal/repository"
+	"github.com/hourvault/hourvault/internal/witness"
 	"github.com/hourvault/hourvault/restore"
 	"github.com/hourvault/hourvault/scheduler"
 )
@@ -33,11 +34,14 @@ type backupOptions struct {
 
 // backupDocument is what hourvault backup --json prints.
 type backupDocument struct {
-	Workspaces []backupResult `json:"workspaces"`
+	RepositoryID string         `json:"repository_id"`
+	Workspaces   []backupResult `json:"workspaces"`
 	// Servers are those that could not be asked for their databases: none of their workspaces was tried.
 	Servers []serverProblem `json:"servers"`
 	Done    int             `json:"done"`
 	Failed  int             `json:"failed"`
+	// Warnings are about the repository and this machine; a snapshot has its own.
+	Warnings []catalog.Warning `json:"warnings"`
 }
 
 // Statuses of a backupResult.
@@ -81,8 +85,10 @@ one of that name.
 Servers are worked on side by side, the workspaces of one server one at a time (--jobs). A workspace that fails
 does not stop the others. A snapshot gives way when a statement that changes a table has to wait for it.
 
-Sequence and manifest hash of each snapshot are a witness: kept outside the repository, they prove that the
-newest snapshot was not removed.
+Sequence and manifest hash of each snapshot are a witness: kept outside the repository, they show when the
+newest snapshots were removed. With witness_file in the configuration they are written down there, and a
+repository that is older than the file knows is an alert on standard error; the snapshot is taken all the same.
+The log (--log-format json) and --json hold them too: hourvault verify --witness reads either.
 
 Exit codes: 0 done; 1 failed for all; 2 wrong usage or configuration, or an unknown workspace; 3 done for some
 workspaces, failed for others.`,
@@ -146,14 +152,16 @@ func runBackup(ctx context.Context, a *app, opts backupOptions) error {
 		return err
 	}
 
-	result := backupDocument{Workspaces: make([]backupResult, len(picked)), Servers: []serverProblem{}}
+	keeper := newWitnessKeeper(a, loaded.WitnessFile, repo)
+	result := backupDocument{RepositoryID: repo.ID(), Workspaces: make([]backupResult, len(picked)), Servers: []serverProblem{}}
 	if opts.all {
 		for _, problem := range found.problems {
 			result.Servers = append(result.Servers, problem)
 			result.Failed++
 		}
 	}
-	a.takeSnapshots(ctx, repo, picked, opts, result.Workspaces)
+	a.takeSnapshots(ctx, repo, keeper, picked, opts, result.Workspaces)
+	result.Warnings = keeper.warnings
 	for _, one := range result.Workspaces {
 		if one.Status == statusDone {
 			result.Done++
@@ -166,6 +174,7 @@ func runBackup(ctx context.Context, a *app, opts backupOptions) error {
 	} else {
 		err = a.printBackup(ctx, result)
 	}
+	keeper.print()
 	switch {
 	case err != nil:
 		return err
@@ -326,7 +335,7 @@ func (d *discovery) notFound(name string, means func(liveWorkspace) bool) error 
 }
 
 // takeSnapshots fills results, one for each workspace.
-func (a *app) takeSnapshots(ctx context.Context, repo *repository.Repository, picked []liveWorkspace, opts backupOptions, results []backupResult) {
+func (a *app) takeSnapshots(ctx context.Context, repo *repository.Repository, keeper *witnessKeeper, picked []liveWorkspace, opts backupOptions, results []backupResult) {
 	bar := newBackupBar(a, picked)
 	// Whoever is new is compared with what the repository held when the first new one came: in most rounds none does.
 	known := sync.OnceValue(func() []*repository.Workspace {
@@ -354,6 +363,7 @@ func (a *app) takeSnapshots(ctx context.Context, repo *repository.Repository, pi
 			if taken.NewWorkspace {
 				result.EarlierWorkspaces = earlierWorkspaces(known(), taken.Workspace)
 			}
+			keeper.taken(ctx, live, taken, known)
 			return nil
 		}}
 	}
@@ -372,7 +382,7 @@ func (a *app) takeSnapshots(ctx context.Context, repo *repository.Repository, pi
 				result.Status, result.TryAgain = statusNotBegun, true
 			}
 		}
-		a.logBackup(result, outcome.Err)
+		a.logBackup(repo.ID(), result, outcome.Err)
 	}
 	bar.finish(failed)
 }
@@ -412,7 +422,7 @@ func passes(err error) bool {
 	return errors.As(err, &gaveWay) || errors.As(err, &timeout) || errors.As(err, &unsettled) || errors.As(err, &lease) || errors.As(err, &stop)
 }
 
-func (a *app) logBackup(result *backupResult, err error) {
+func (a *app) logBackup(repositoryID string, result *backupResult, err error) {
 	logger := a.logger.With(zap.String("workspace", safe(result.Workspace)), zap.String("server", result.Server), zap.Duration("duration", result.DurationNS))
 	if err != nil {
 		if !a.peopleWatch() { // people have read it already
@@ -421,7 +431,7 @@ func (a *app) logBackup(result *backupResult, err error) {
 		return
 	}
 	s := result.Snapshot
-	logger.Info("snapshot taken", zap.String("snapshot", s.Snapshot), zap.Time("snapshot_time", s.Time), zap.Uint64("sequence", s.Sequence),
+	logger.Info(witness.LogMessage, zap.String("repository_id", repositoryID), zap.String("workspace_id", result.WorkspaceID), zap.String("snapshot", s.Snapshot), zap.Time("snapshot_time", s.Time), zap.Uint64("sequence", s.Sequence),
 		zap.String("manifest_sha256", s.ManifestSHA256), zap.Uint64("rows", s.Rows), zap.Int64("read_bytes", result.ReadBytes),
 		zap.Uint64("new_bytes", s.NewBytes), zap.Uint64("stored_bytes", s.StoredBytes), zap.Int("warnings", len(s.Warnings)))
 	if !a.peopleWatch() {

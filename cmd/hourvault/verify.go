@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"strconv"
 	"time"
 
@@ -19,6 +20,8 @@ import (
 type verifyOptions struct {
 	workspaces []string
 	readData   bool
+	witnesses  []string
+	stdin      io.Reader
 }
 
 // verifyDocument is what hourvault verify --json prints.
@@ -45,6 +48,8 @@ type verifiedWorkspace struct {
 	// Sequence and ManifestSHA256 are those of the newest snapshot; 0 and empty when there is none.
 	Sequence       uint64 `json:"sequence"`
 	ManifestSHA256 string `json:"manifest_sha256"`
+	// WitnessSequence is the highest that a witness outside the repository knows; 0 without one.
+	WitnessSequence uint64 `json:"witness_sequence"`
 	// Damaged are snapshots that cannot be restored completely.
 	Damaged []string `json:"damaged"`
 }
@@ -79,18 +84,26 @@ With --read-data every pack is read whole, and the rows of every snapshot are ch
 Nothing is changed, and database servers are not needed. What interrupted backups left over is a notice, no
 problem.
 
+A snapshot missing from the middle of a workspace's history is always found. That the newest ones were deleted or
+hidden can only be seen by what is known outside the repository: --witness names files with what hourvault printed
+before (logs of backups in JSON, documents of backup --json or verify --json, the witness file; other lines are passed
+over), and witness_file of the configuration is read as well. A workspace of which more is known than the
+repository holds is the problem repository_rolled_back.
+
 Exit codes: 0 no problems; 1 there are problems, or the check did not come to its end; 2 wrong usage or
 configuration, or an unknown workspace.`,
 		Example: `  hourvault verify
   hourvault verify --read-data acme
-  hourvault verify --json`,
+  hourvault verify --json
+  journalctl -u hourvault -o cat --since -7d | hourvault verify --witness -`,
 		ValidArgsFunction: a.completeWorkspaces(0),
 		RunE: func(command *cobra.Command, args []string) error {
-			opts.workspaces = args
+			opts.workspaces, opts.stdin = args, command.InOrStdin()
 			return runVerify(command.Context(), a, opts)
 		},
 	}
 	command.Flags().BoolVar(&opts.readData, "read-data", false, "read every pack whole and check all rows")
+	command.Flags().StringArrayVar(&opts.witnesses, "witness", nil, "`FILE` that knows the newest snapshots, - for standard input; may be given several times")
 	return command
 }
 
@@ -100,12 +113,19 @@ func runVerify(ctx context.Context, a *app, opts verifyOptions) error {
 	if err != nil {
 		return err
 	}
+	known, err := readWitnesses(opts.witnesses, opts.stdin, loaded.WitnessFile)
+	if err != nil {
+		return err
+	}
 	repo, done, err := a.openRepository(ctx, loaded, readOnly)
 	if err != nil {
 		return err
 	}
 	defer done()
-	options := repository.VerifyOptions{ReadData: opts.readData}
+	if err := known.of(repo.ID()); err != nil {
+		return err
+	}
+	options := repository.VerifyOptions{ReadData: opts.readData, Witness: known.options()}
 	if len(opts.workspaces) > 0 {
 		all, problem := repo.Workspaces(ctx)
 		picked, err := a.pickWorkspaces(ctx, nameWorkspaces(all), opts.workspaces, problem)
@@ -135,6 +155,7 @@ func runVerify(ctx context.Context, a *app, opts verifyOptions) error {
 	bar.Finish(err)
 
 	document := describeReport(report)
+	known.describe(report, &document)
 	document.Complete, document.DurationNS = err == nil, a.now().Sub(begin)
 	a.logger.Info("repository verified", zap.Bool("complete", document.Complete), zap.Bool("read_data", opts.readData), zap.Int("problems", len(document.Problems)),
 		zap.Int("notices", len(document.Notices)), zap.Duration("duration", document.DurationNS))
