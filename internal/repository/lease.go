@@ -17,8 +17,11 @@ import (
 // DefaultLeaseLifetime is how long a lease counts after its last renewal was seen, unless a run asks for another.
 const DefaultLeaseLifetime = 60 * time.Second
 
-// purposeSnapshot is the purpose of the only runs that this version knows.
-const purposeSnapshot = "snapshot"
+// Purposes of the runs that this version knows, and may take over.
+const (
+	purposeSnapshot = "snapshot"
+	purposePrune    = "prune"
+)
 
 // LeaseHeldError says that somebody else is at work on the workspace.
 type LeaseHeldError struct {
@@ -91,8 +94,8 @@ func (w *Workspace) acquireLease(ctx context.Context, purpose, holder, runKey st
 		if errors.Is(err, objectstore.ErrNotFound) {
 			info, err = w.putLease(ctx, &mine, "")
 		} else if err == nil {
-			if !theirs.Released && theirs.Purpose != purposeSnapshot {
-				// Taking over a deletion means finishing its plan, which this version cannot.
+			if !theirs.Released && theirs.Purpose != purposeSnapshot && theirs.Purpose != purposePrune {
+				// Taking over means going on from what the run may have done, which this version cannot for runs that it does not know.
 				return nil, nil, fmt.Errorf("a %s by %s has not ended: %w", theirs.Purpose, theirs.Holder, ErrPlanned)
 			}
 			if !theirs.Released {

@@ -3,10 +3,12 @@ package repository
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/hourvault/hourvault/crypto"
 	"github.com/hourvault/hourvault/internal/objectstore"
 	"github.com/hourvault/hourvault/internal/objectstore/faultstore"
 )
@@ -354,13 +356,50 @@ func TestIdentityDecidesWhichWorkspaceADatabaseIs(t *testing.T) {
 	mustBeSound(t, repository)
 }
 
+// A plan that this version does not understand may condemn the base, or need what a prune would delete: both kinds of runs give the lease back.
 func TestPlansOfALaterVersionEndTheRun(t *testing.T) {
-	directory := newDirectory(t)
-	workspace := newTestWorkspace(t, createIn(t, directory))
-	if _, err := directory.PutIfAbsent(t.Context(), workspace.id.plansPrefix()+"20261122T140000Z-0123456789abcdef", []byte("x")); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := workspace.BeginSnapshot(t.Context(), SnapshotOptions{}); !errors.Is(err, ErrPlanned) {
-		t.Errorf("begin: %v", err)
+	const name = "20261122T140000Z-0123456789abcdef"
+	var unknown *UnknownFeatureError
+	for _, test := range []struct {
+		name   string
+		object string
+		change func(*Plan)
+		want   func(error) bool
+	}{
+		{"unknown feature", name, func(plan *Plan) { plan.Features = []string{"later"} }, func(err error) bool { return errors.Is(err, ErrPlanned) && errors.As(err, &unknown) }},
+		{"newer format", name, func(plan *Plan) { plan.Format = 2 }, func(err error) bool { return errors.Is(err, ErrPlanned) && errors.Is(err, crypto.ErrNewerFormat) }},
+		{"erasure", name, func(plan *Plan) { plan.Purpose = "erasure" }, func(err error) bool { return errors.Is(err, ErrPlanned) && !errors.Is(err, ErrDamaged) }},
+		{"not a plan's name", "archive/1", nil, func(err error) bool { return errors.Is(err, ErrPlanned) }},
+		{"not an object of hourvault", name, nil, func(err error) bool { return errors.Is(err, ErrDamaged) && !errors.Is(err, ErrPlanned) }},
+		{"another plan's content", name, func(plan *Plan) { plan.Plan = newPlanID(time.Now(), PlanID{}) }, func(err error) bool { return errors.Is(err, ErrDamaged) }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			directory := newDirectory(t)
+			workspace := newTestWorkspace(t, createIn(t, directory))
+			mustSnapshot(t, workspace, table(1, 1, 10))
+			key, content := workspace.id.plansPrefix()+test.object, []byte("x")
+			if test.change != nil {
+				plan := Plan{Format: 1, Workspace: workspace.id, Purpose: purposePrune, Grace: "1h"}
+				if err := plan.Plan.UnmarshalText([]byte(name)); err != nil {
+					t.Fatal(err)
+				}
+				test.change(&plan)
+				var err error
+				if content, err = workspace.sealJSON(crypto.KindPlan, key, plan); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if _, err := directory.PutIfAbsent(t.Context(), key, content); err != nil {
+				t.Fatal(err)
+			}
+			for range 2 { // a second time at once: the lease was given back
+				if _, err := workspace.BeginSnapshot(t.Context(), SnapshotOptions{LeaseLifetime: time.Hour}); !test.want(err) || !strings.Contains(err.Error(), key) {
+					t.Errorf("snapshot: %v", err)
+				}
+				if _, err := workspace.Prune(t.Context(), PruneOptions{LeaseLifetime: time.Hour}); !test.want(err) || !strings.Contains(err.Error(), key) {
+					t.Errorf("prune: %v", err)
+				}
+			}
+		})
 	}
 }

@@ -78,6 +78,34 @@ func ParseSnapshotID(text string) (SnapshotID, error) {
 	return id, nil
 }
 
+// PlanID names a plan: like a SnapshotID, the second at which its run began, or the one after the plan's before where that is not later, and 8
+// random bytes. So plans sort in the order in which they became effective.
+type PlanID struct{ name SnapshotID }
+
+// newPlanID draws a name that sorts behind after; the zero PlanID comes before all.
+func newPlanID(begin time.Time, after PlanID) PlanID {
+	return PlanID{newSnapshotID(begin, after.name)}
+}
+
+// Begun is the time at which the plan's run began, on the clock of the machine that made it.
+func (p PlanID) Begun() time.Time { return p.name.Begun() }
+
+// IsZero says whether p names no plan.
+func (p PlanID) IsZero() bool { return p.name.IsZero() }
+
+func (p PlanID) String() string { return p.name.String() }
+
+// MarshalText implements encoding.TextMarshaler.
+func (p PlanID) MarshalText() ([]byte, error) { return p.name.MarshalText() }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (p *PlanID) UnmarshalText(text []byte) error {
+	if p.name.UnmarshalText(text) != nil {
+		return fmt.Errorf("%q is not a plan id like 20261122T140000Z-0123456789abcdef", text)
+	}
+	return nil
+}
+
 // PackName names a pack within its workspace: the snapshot whose run wrote it, and the pack id, which is also the salt of its
 // keys. In print it is "<snapshot>/<64 hexadecimal digits>".
 type PackName struct {
@@ -150,4 +178,5 @@ func (w WorkspaceID) plansPrefix() string     { return w.prefix() + "plans/" }
 func (w WorkspaceID) leaseKey() string        { return w.prefix() + "lease" }
 
 func (w WorkspaceID) manifestKey(id SnapshotID) string { return w.snapshotsPrefix() + id.String() }
+func (w WorkspaceID) planKey(id PlanID) string         { return w.plansPrefix() + id.String() }
 func (w WorkspaceID) packKey(name PackName) string     { return w.packsPrefix() + name.String() }

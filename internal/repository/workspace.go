@@ -362,18 +362,3 @@ func (w *Workspace) newestID(ctx context.Context) (SnapshotID, error) {
 	}
 	return ids[len(ids)-1], nil
 }
-
-// ErrPlanned says that a later version of hourvault is deleting, or has deleted, by a plan. This version understands no plan, and must
-// not choose a base that one condemns.
-var ErrPlanned = errors.New("a later version of hourvault deletes snapshots here: use that version")
-
-// refusePlans returns ErrPlanned when there is any plan.
-func (w *Workspace) refusePlans(ctx context.Context) error {
-	for info, err := range w.repository.store.List(ctx, w.id.plansPrefix()) {
-		if err != nil {
-			return err
-		}
-		return fmt.Errorf("%s: %w", info.Key, ErrPlanned)
-	}
-	return nil
-}

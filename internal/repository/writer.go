@@ -71,8 +71,9 @@ type SnapshotWriter struct {
 	baseTables   *baseCursor
 }
 
-// BeginSnapshot takes the workspace's lease, settles the run before, and chooses the newest readable snapshot as the base whose
-// unchanged blocks are not stored again. *LeaseHeldError when another run is alive.
+// BeginSnapshot takes the workspace's lease, settles the run before, completes the first pass of the newest plan, and chooses the newest
+// readable snapshot as the base whose unchanged blocks are not stored again. *LeaseHeldError when another run is alive, ErrPlanned when a
+// later version works on the workspace.
 func (w *Workspace) BeginSnapshot(ctx context.Context, options SnapshotOptions) (*SnapshotWriter, error) {
 	if options.LeaseLifetime <= 0 {
 		options.LeaseLifetime = DefaultLeaseLifetime
@@ -95,10 +96,7 @@ func (w *Workspace) BeginSnapshot(ctx context.Context, options SnapshotOptions) 
 	}
 	sw.lease = lease
 	sw.ctx, sw.cancel = context.WithCancelCause(leased)
-	if err = w.refusePlans(sw.ctx); err == nil {
-		err = sw.chooseBase(sw.ctx)
-	}
-	if err == nil {
+	if err = sw.chooseBase(sw.ctx); err == nil {
 		sw.packer, err = newPacker(sw.ctx, w, sw.id)
 	}
 	if err != nil {
@@ -126,6 +124,15 @@ const maxAhead = 24 * time.Hour
 // chooseBase reads the history. A manifest that cannot be read is a warning, not an end: the workspace must be backed up all
 // the same, and verify reports it.
 func (sw *SnapshotWriter) chooseBase(ctx context.Context) error {
+	plans, err := sw.workspace.listPlans(ctx)
+	if err != nil {
+		return err
+	}
+	// Only the newest plan can be unfinished: no run makes one before it has completed those before it.
+	plan, err := plans.newest(ctx)
+	if err != nil {
+		return err
+	}
 	ids, err := sw.workspace.SnapshotIDs(ctx)
 	if err != nil {
 		return err
@@ -136,6 +143,9 @@ func (sw *SnapshotWriter) chooseBase(ctx context.Context) error {
 		if err := sw.lease.rename(ctx, sw.workspace.id.manifestKey(sw.id)); err != nil {
 			return err
 		}
+	}
+	if ids, err = sw.workspace.completeFirstPass(ctx, plan, ids); err != nil {
+		return err
 	}
 	listed := make(map[SnapshotID]bool, len(ids))
 	for _, id := range ids {
@@ -167,7 +177,14 @@ func (sw *SnapshotWriter) chooseBase(ctx context.Context) error {
 		sw.previous = &ref
 		for _, known := range sw.base.manifest.Alive {
 			if !listed[known.Snapshot] {
-				// This version deletes no manifest, so somebody else did, or hides it.
+				explained, err := plans.explains(ctx, known)
+				if err != nil {
+					return err
+				}
+				if explained {
+					continue
+				}
+				// No run deleted it, so somebody else did, or hides it.
 				sw.warn("manifest_missing", known.Snapshot.String(), "snapshot "+known.Snapshot.String()+" was there when the last one was taken and is not listed any more: run hourvault verify")
 				continue
 			}
