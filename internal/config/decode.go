@@ -13,6 +13,7 @@ import (
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/lexer"
 	"github.com/goccy/go-yaml/parser"
 	"github.com/goccy/go-yaml/token"
 
@@ -92,10 +93,65 @@ func parseYAML(content []byte) (file *ast.File, err error) {
 			file, err = nil, errors.New("cannot be read as YAML: the parser gave up")
 		}
 	}()
-	return parser.ParseBytes(content, 0, parser.AllowDuplicateMapKey())
+	tokens := lexer.Tokenize(string(content))
+	if err := checkTokens(tokens); err != nil {
+		return nil, err
+	}
+	return parser.Parse(tokens, 0, parser.AllowDuplicateMapKey())
 }
 
+// Bounds on what the library's parser is given. The deepest place of a configuration is four levels down, and a thousand
+// servers with all their keys are some forty thousand tokens.
+const (
+	// maxNesting bounds the brackets that are open at once, and what opens a level, or decorates a value, on one line.
+	maxNesting = 32
+	maxTokens  = 100_000
+)
+
+// checkTokens refuses what the library's parser cannot bear: it writes down the path of every level, so a few thousand
+// brackets that open one inside the other take all memory there is, and its time grows with the square of the number of keys.
+func checkTokens(tokens token.Tokens) error {
+	if len(tokens) > maxTokens {
+		return &tooMuchError{token: tokens[maxTokens], problem: fmt.Sprintf("more than %d words and signs stand before this line", maxTokens)}
+	}
+	open, onLine, line := 0, 0, 0
+	for _, tk := range tokens {
+		if tk.Position != nil && tk.Position.Line != line {
+			line, onLine = tk.Position.Line, 0
+		}
+		switch tk.Type {
+		case token.SequenceStartType, token.MappingStartType:
+			open++
+		case token.SequenceEndType, token.MappingEndType:
+			open = max(open-1, 0)
+		case token.AnchorType, token.AliasType, token.TagType:
+			onLine++
+		case token.SequenceEntryType, token.MappingKeyType, token.MappingValueType:
+			if open == 0 { // in brackets they open no level
+				onLine++
+			}
+		}
+		if open > maxNesting || onLine > maxNesting {
+			return &tooMuchError{token: tk, problem: "is nested too deeply"}
+		}
+	}
+	return nil
+}
+
+// tooMuchError says where checkTokens gave up.
+type tooMuchError struct {
+	token   *token.Token
+	problem string
+}
+
+func (e *tooMuchError) Error() string { return e.problem }
+
 func (d *decoder) syntaxError(content []byte, err error) {
+	var tooMuch *tooMuchError
+	if errors.As(err, &tooMuch) && tooMuch.token.Position != nil {
+		d.breakAt(place{tooMuch.token.Position.Line, tooMuch.token.Position.Column}, tooMuch.problem+": this is no configuration of hourvault")
+		return
+	}
 	var syntax yaml.Error
 	if !errors.As(err, &syntax) || syntax.GetToken() == nil || syntax.GetToken().Position == nil {
 		d.breakAt(place{}, "is not valid YAML: "+oneLine(err.Error()))

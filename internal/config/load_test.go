@@ -403,7 +403,7 @@ func TestDirectoryInPlaceOfTheFileIsRefused(t *testing.T) {
 
 func TestHugeFileIsRefused(t *testing.T) {
 	_, err := load(t, strings.Repeat("# x\n", maxFileSize/4+1))
-	if err == nil || err.Error() != "/h.yaml: is larger than 1 MiB: it is no configuration file" {
+	if err == nil || err.Error() != "/h.yaml: is larger than 256 KiB: it is no configuration file" {
 		t.Errorf("got %v", err)
 	}
 }
