@@ -108,16 +108,19 @@ func Open(ctx context.Context, store objectstore.Store, root crypto.RootKey) (*R
 		return nil, fmt.Errorf("open repository in %s: %s is damaged: %w", store.Location(), descriptionKey, err)
 	}
 	if about.Format > crypto.FormatVersion {
-		return nil, fmt.Errorf("open repository in %s: format version %d: %w", store.Location(), about.Format, crypto.ErrNewerFormat)
+		return nil, fmt.Errorf("open repository in %s: %s: format version %d: %w", store.Location(), descriptionKey, about.Format, crypto.ErrNewerFormat)
 	}
 	if err := decodeHex(id[:], about.ID); err != nil || about.Format < 1 {
 		return nil, fmt.Errorf("open repository in %s: %s is damaged: format %d, id %q", store.Location(), descriptionKey, about.Format, about.ID)
 	}
 	if err := checkFeatures(about.Features); err != nil {
-		return nil, fmt.Errorf("open repository in %s: %w", store.Location(), err)
+		return nil, fmt.Errorf("open repository in %s: %s: %w", store.Location(), descriptionKey, err)
 	}
 	prefix := repositoryKeyPrefix(repositoryKeyNumber) + about.ID + "/"
 	key, err := getWrap(ctx, store, root, crypto.WrapPlace{Repository: id, KeyNumber: repositoryKeyNumber}, prefix)
+	if errors.Is(err, objectstore.ErrNotFound) {
+		err = fmt.Errorf("%w: it was removed, or the id in %s was changed", err, descriptionKey)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open repository in %s: %w", store.Location(), err)
 	}

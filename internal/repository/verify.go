@@ -184,6 +184,9 @@ type foundPrefix struct {
 }
 
 func (v *verifier) run(ctx context.Context) error {
+	if err := v.checkRepositoryKey(ctx); err != nil {
+		return err
+	}
 	// Folders are listed before claims, because a workspace's claim is stored last: the other way round one that is being made
 	// would seem to have lost it.
 	found := make(map[WorkspaceID]*foundPrefix)

@@ -176,17 +176,7 @@ func (w *workspaceVerifier) checkKeys(ctx context.Context) bool {
 		mine := false
 		for _, rootID := range roots {
 			object := fmt.Sprintf("%s%d/%s", w.id().keysPrefix(), number, rootID)
-			content, _, err := objectstore.ReadAll(ctx, w.v.repository.store, object, maxSmallObject)
-			var stored wrap
-			if err == nil {
-				if err = json.Unmarshal(content, &stored); err != nil {
-					err = fmt.Errorf("%w: %w", ErrDamaged, err)
-				} else if stored.Format > crypto.FormatVersion {
-					err = crypto.ErrNewerFormat
-				} else if stored.Format < 1 || stored.Key != number || stored.RootKey != rootID {
-					err = fmt.Errorf("%w: says that it is key %d under root key %s", ErrDamaged, stored.Key, printable(stored.RootKey))
-				}
-			}
+			stored, err := w.v.readWrap(ctx, object, number, rootID)
 			if rootID == root.ID() {
 				mine = true
 				if len(stored.Wrapped) > 0 {
@@ -209,6 +199,54 @@ func (w *workspaceVerifier) checkKeys(ctx context.Context) bool {
 		}
 	}
 	return len(w.workspace.keyring) > 0
+}
+
+// readWrap reads a key object and holds what it says of itself in the clear against its name. Nothing else depends on that.
+func (v *verifier) readWrap(ctx context.Context, object string, number uint32, rootID string) (stored wrap, err error) {
+	content, _, err := objectstore.ReadAll(ctx, v.repository.store, object, maxSmallObject)
+	if err != nil {
+		return stored, err
+	}
+	if err := json.Unmarshal(content, &stored); err != nil {
+		return stored, fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	switch {
+	case stored.Format > crypto.FormatVersion:
+		return stored, crypto.ErrNewerFormat
+	case stored.Format < 1 || stored.Key != number || stored.RootKey != rootID:
+		return stored, fmt.Errorf("%w: says that it is key %d under root key %s", ErrDamaged, stored.Key, printable(stored.RootKey))
+	}
+	return stored, nil
+}
+
+// checkRepositoryKey checks the wraps of the repository's own key: one of them was opened to come this far, and may have been changed since.
+func (v *verifier) checkRepositoryKey(ctx context.Context) error {
+	prefix := repositoryKeyPrefix(repositoryKeyNumber) + v.repository.ID() + "/"
+	mine := false
+	for info, err := range v.repository.store.List(ctx, prefix) {
+		if err != nil {
+			return err
+		}
+		rootID := strings.TrimPrefix(info.Key, prefix)
+		stored, err := v.readWrap(ctx, info.Key, repositoryKeyNumber, rootID)
+		if rootID == v.repository.root.ID() {
+			mine = true
+			if len(stored.Wrapped) > 0 {
+				key, unwrapError := crypto.UnwrapKey(ctx, v.repository.root, stored.Wrapped, crypto.WrapPlace{Repository: v.repository.id, KeyNumber: repositoryKeyNumber})
+				if unwrapError == nil {
+					key.Wipe()
+				}
+				err = errors.Join(err, unwrapError)
+			}
+		}
+		if err != nil {
+			v.problem(Problem{Kind: problemKind(err, ProblemKeyDamaged, ProblemKeyMissing), Object: info.Key, Message: err.Error()})
+		}
+	}
+	if !mine {
+		v.problem(Problem{Kind: ProblemKeyMissing, Object: prefix + v.repository.root.ID(), Message: "the repository's own key is gone: nothing could be opened any more"})
+	}
+	return nil
 }
 
 // printable shortens and quotes text that nothing authenticates.
