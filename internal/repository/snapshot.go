@@ -14,8 +14,6 @@ import (
 	"iter"
 	"sync"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/hourvault/hourvault/crypto"
 	"github.com/hourvault/hourvault/internal/catalog"
 	"github.com/hourvault/hourvault/internal/objectstore"
@@ -315,9 +313,6 @@ func (s *Snapshot) listingPage(ctx context.Context, listing Listing, refs []*Par
 	return page, err
 }
 
-// chunksAhead is how many chunks Rows reads at once.
-const chunksAhead = 4
-
 // Rows writes the content of a table that Tables yielded to out: COPY text rows in block order. Each block's fingerprint and the
 // totals of rows and bytes are checked; out may have received bytes when an error is returned, so what was loaded from
 // them must not be kept.
@@ -352,17 +347,14 @@ func (s *Snapshot) rows(ctx context.Context, table TableEntry, out io.Writer) er
 	defer s.macs.Put(mac)
 	var written uint64
 	var rows uint64
-	for n := range pages {
-		page, err := s.listingPage(ctx, table.Listing, refs, n)
-		if err != nil {
-			return err
+	ahead := s.startAhead(ctx, table.Listing, refs, pages)
+	defer ahead.stop()
+	var position chunkPosition
+	for page := range ahead.pages {
+		if page.err != nil {
+			return page.err
 		}
-		if page == nil {
-			continue
-		}
-		if err := s.prefetch(ctx, page); err != nil {
-			return err
-		}
+		position.enter(page.listingPage)
 		for i := range page.blocks {
 			block := &page.blocks[i]
 			if block.length == 0 {
@@ -370,7 +362,7 @@ func (s *Snapshot) rows(ctx context.Context, table TableEntry, out io.Writer) er
 			}
 			mac.Reset()
 			counted := &countingWriter{out: io.MultiWriter(mac, out)}
-			if err := s.writeBlock(ctx, page, block, counted); err != nil {
+			if err := s.writeBlock(ctx, page.listingPage, block, counted); err != nil {
 				return err
 			}
 			if !hmac.Equal(mac.Sum(nil)[:FingerprintSize], block.fingerprint[:]) {
@@ -378,7 +370,13 @@ func (s *Snapshot) rows(ctx context.Context, table TableEntry, out io.Writer) er
 			}
 			written += block.length
 			rows += counted.lines
+			for range position.pass(block) { // to its last chunk
+			}
+			ahead.wrote(position.before)
 		}
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
 	if written != uint64(table.Bytes) || rows != uint64(table.Rows) {
 		return fmt.Errorf("%d rows in %d bytes instead of %d in %d: %w", rows, written, table.Rows, table.Bytes, crypto.ErrNotAuthentic)
@@ -395,23 +393,6 @@ type countingWriter struct {
 func (c *countingWriter) Write(p []byte) (int, error) {
 	c.lines += uint64(bytes.Count(p, []byte{'\n'}))
 	return c.out.Write(p)
-}
-
-// prefetch starts reading the page's chunks, as far as they fit into the cache, several at once.
-func (s *Snapshot) prefetch(ctx context.Context, page *listingPage) error {
-	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(chunksAhead)
-	var size uint64
-	for _, chunk := range page.chunks {
-		if size += uint64(chunk.Plain); size > chunkCacheSize/4 {
-			break
-		}
-		group.Go(func() error {
-			_, err := s.cache.get(ctx, s.parts, crypto.KindChunk, chunk.PartRef)
-			return err
-		})
-	}
-	return group.Wait()
 }
 
 func (s *Snapshot) writeBlock(ctx context.Context, page *listingPage, block *blockEntry, out io.Writer) error {
