@@ -32,10 +32,18 @@ func (r *run) create(ctx context.Context) error {
 		return err
 	}
 	return r.inSession(ctx, func(conn *pgx.Conn) error {
+		oids, err := collect(ctx, conn, "the database's oid", "SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()", pgx.RowTo[catalog.OID])
+		if err != nil {
+			return err
+		}
+		r.oid = oids[0]
 		if err := r.createRoles(ctx, conn); err != nil {
 			return err
 		}
-		err := execute(ctx, conn, "ALTER DATABASE "+r.identifier()+" OWNER TO "+postgres.QuoteIdentifier(r.database.Owner))
+		if err := r.tune(ctx, conn); err != nil {
+			return err
+		}
+		err = execute(ctx, conn, "ALTER DATABASE "+r.identifier()+" OWNER TO "+postgres.QuoteIdentifier(r.database.Owner))
 		if err != nil {
 			return fmt.Errorf("set the owner: %w", err)
 		}
@@ -107,10 +115,11 @@ func (r *run) createRoles(ctx context.Context, conn *pgx.Conn) error {
 			}
 		}
 	}
-	if err := execute(ctx, conn, transaction(statements)...); err != nil {
+	err := execute(ctx, conn, transaction(statements)...)
+	r.rolesCreated = err == nil || sqlState(err) == "" // as with the database
+	if err != nil {
 		return fmt.Errorf("create the missing roles: %w", err)
 	}
-	r.rolesCreated = true
 	return nil
 }
 
@@ -121,57 +130,135 @@ func (r *run) dropCreatedRoles(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUpTimeout)
 	defer cancel()
-	conn, err := r.target.ConnectRestore(ctx, r.target.MaintenanceDatabase())
+	conn, err := r.connectToCleanUp(ctx)
 	if err != nil {
 		return err
 	}
 	defer closeSession(ctx, conn)
 	var statements []string
 	for _, role := range r.plan.CreateRoles {
-		statements = append(statements, "DROP ROLE "+postgres.QuoteIdentifier(role.Name))
+		statements = append(statements, "DROP ROLE IF EXISTS "+postgres.QuoteIdentifier(role.Name))
 	}
-	return execute(ctx, conn, transaction(statements)...)
+	if err = execute(ctx, conn, transaction(statements)...); err == nil {
+		r.rolesCreated = false
+	}
+	return err
 }
 
-// rename gives the database its name: the restore's last step. Whoever is connected to the temporary name by then (a
-// monitor that visits every database) is disconnected.
+// connectToCleanUp connects to the maintenance database. A server that was just restarted gets a while to come up.
+func (r *run) connectToCleanUp(ctx context.Context) (*pgx.Conn, error) {
+	begin := time.Now()
+	for {
+		conn, err := r.target.ConnectRestore(ctx, r.target.MaintenanceDatabase())
+		if err == nil || ctx.Err() != nil {
+			return conn, err
+		}
+		// While it recovers it says so; while it is down nothing answers.
+		if sqlState(err) != stateCannotConnectNow && time.Since(begin) > downTimeout {
+			return nil, err
+		}
+		select {
+		case <-time.After(200 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, err
+		}
+	}
+}
+
+// rename gives the database its name, and lets in whom it is to let in: the restore's last step, in one transaction. Whoever is
+// connected to the temporary name by then (a monitor that visits every database) is disconnected.
 func (r *run) rename(ctx context.Context) error {
-	conn, err := r.target.ConnectRestore(ctx, r.target.MaintenanceDatabase())
-	if err != nil {
+	lost, err := r.tryRename(ctx, r.target.ConnectRestore)
+	if !lost || ctx.Err() != nil {
 		return err
 	}
-	defer closeSession(ctx, conn)
+	// The server may have done it, and only its answer is missing.
+	again, cancel := context.WithTimeout(ctx, cleanUpTimeout)
+	defer cancel()
+	_, retryErr := r.tryRename(again, func(ctx context.Context, _ string) (*pgx.Conn, error) { return r.connectToCleanUp(ctx) })
+	if retryErr != nil {
+		return errors.Join(err, retryErr)
+	}
+	return nil
+}
+
+// tryRename says with its error whether the connection was lost over it. It succeeds when the database has its name already.
+func (r *run) tryRename(ctx context.Context, connect func(context.Context, string) (*pgx.Conn, error)) (lost bool, err error) {
+	conn, err := connect(ctx, r.target.MaintenanceDatabase())
+	if err != nil {
+		return true, err
+	}
+	defer func() {
+		lost = err != nil && conn.IsClosed()
+		closeSession(ctx, conn)
+	}()
+	names, err := collect(ctx, conn, "the database's name", fmt.Sprintf("SELECT datname::pg_catalog.text FROM pg_catalog.pg_database WHERE oid = %d", r.oid), pgx.RowTo[catalog.Text])
+	if err != nil {
+		return false, err
+	}
+	if len(names) == 1 && names[0] == catalog.Text(r.options.Into) {
+		return false, nil
+	}
+	if err := execute(ctx, conn, waitForCommits); err != nil {
+		return false, err
+	}
+	d := r.database
+	statements := []string{fmt.Sprintf("ALTER DATABASE %s CONNECTION LIMIT %d", r.identifier(), d.ConnectionLimit)}
+	if d.IsTemplate {
+		statements = append(statements, "ALTER DATABASE "+r.identifier()+" IS_TEMPLATE true")
+	}
+	if !d.AllowConnections {
+		statements = append(statements, "ALTER DATABASE "+r.identifier()+" ALLOW_CONNECTIONS false")
+	}
+	statements = transaction(append(statements, "ALTER DATABASE "+r.identifier()+" RENAME TO "+postgres.QuoteIdentifier(catalog.Text(r.options.Into))))
 	const attempts = 5
 	for attempt := 1; ; attempt++ {
-		err = execute(ctx, conn, "ALTER DATABASE "+r.identifier()+" RENAME TO "+postgres.QuoteIdentifier(catalog.Text(r.options.Into)))
+		err = execute(ctx, conn, statements...)
 		switch {
 		case err == nil:
-			return nil
+			return false, nil
 		case sqlState(err) == stateDuplicateDatabase:
-			return fmt.Errorf("%w meanwhile: %q", ErrDatabaseExists, r.options.Into)
+			return false, fmt.Errorf("%w meanwhile: %q: restore again under another name, or drop or rename that one first", ErrDatabaseExists, r.options.Into)
 		case sqlState(err) != stateObjectInUse || attempt == attempts:
-			return err
+			return false, err
 		}
 		terminate := "SELECT pg_catalog.pg_terminate_backend(pid, 2000) FROM pg_catalog.pg_stat_activity WHERE datname = " +
 			postgres.QuoteLiteral(catalog.Text(r.name)) + " AND pid <> pg_catalog.pg_backend_pid()"
-		if err := execute(ctx, conn, terminate); err != nil {
-			return fmt.Errorf("disconnect others from the restored database: %w", err)
+		if err := execute(ctx, conn, "ROLLBACK", terminate); err != nil {
+			return false, fmt.Errorf("disconnect others from the restored database: %w", err)
 		}
 	}
+}
+
+// dropDatabaseSQL is the statement with which a person removes an unfinished database.
+func dropDatabaseSQL(name string) string {
+	return "DROP DATABASE IF EXISTS " + postgres.QuoteIdentifier(catalog.Text(name)) + " WITH (FORCE);"
+}
+
+// dropRoleSQL is the statement with which a person removes a role of a restore.
+func dropRoleSQL(role catalog.Text) string {
+	return "DROP ROLE IF EXISTS " + postgres.QuoteIdentifier(role) + ";"
 }
 
 // drop removes the unfinished database. It works although ctx has ended, for at most cleanUpTimeout.
 func (r *run) drop(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUpTimeout)
 	defer cancel()
-	dropSubscriptions := r.dropSubscriptions(ctx)
-	conn, err := r.target.ConnectRestore(ctx, r.target.MaintenanceDatabase())
+	conn, err := r.connectToCleanUp(ctx)
 	if err != nil {
-		return errors.Join(dropSubscriptions, err)
+		return err
+	}
+	var subscriptions error
+	if len(r.archive.subscriptionsRestored()) > 0 {
+		closeSession(ctx, conn) // its place in the budget may be the only one
+		subscriptions = r.dropSubscriptions(ctx)
+		if conn, err = r.connectToCleanUp(ctx); err != nil {
+			return errors.Join(subscriptions, err)
+		}
 	}
 	defer closeSession(ctx, conn)
 	if err := execute(ctx, conn, "DROP DATABASE IF EXISTS "+r.identifier()+" WITH (FORCE)"); err != nil {
-		return errors.Join(dropSubscriptions, err)
+		return errors.Join(subscriptions, err)
 	}
 	return nil
 }
@@ -179,9 +266,6 @@ func (r *run) drop(ctx context.Context) error {
 // dropSubscriptions removes subscriptions, with which a database cannot be dropped. Their slot is the original's: it is
 // taken off first, since dropping a subscription drops the slot it names.
 func (r *run) dropSubscriptions(ctx context.Context) error {
-	if len(r.archive.subscriptionsRestored()) == 0 {
-		return nil
-	}
 	return r.inSession(ctx, func(conn *pgx.Conn) error {
 		names, err := collect(ctx, conn, "subscriptions", `SELECT subname::pg_catalog.text FROM pg_catalog.pg_subscription
 			WHERE subdbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())`,
@@ -209,6 +293,7 @@ func (r *run) dropSubscriptions(ctx context.Context) error {
 // write to tables, and lives as long as the restore.
 func (r *run) createLoader(ctx context.Context, conn *pgx.Conn) error {
 	quoted := postgres.QuoteIdentifier(r.loader)
+	r.loaderCreated = true // or may be: an answer can be lost
 	err := execute(ctx, conn, transaction([]string{
 		"CREATE ROLE " + quoted + " NOLOGIN INHERIT",
 		"GRANT pg_write_all_data TO " + quoted,
@@ -217,7 +302,6 @@ func (r *run) createLoader(ctx context.Context, conn *pgx.Conn) error {
 	if err != nil {
 		return fmt.Errorf("create the role that loads rows: %w", err)
 	}
-	r.loaderCreated = true
 	return nil
 }
 
@@ -228,10 +312,13 @@ func (r *run) dropLoader(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
-	conn, err := r.target.ConnectRestore(ctx, r.target.MaintenanceDatabase())
+	conn, err := r.connectToCleanUp(ctx)
 	if err != nil {
 		return err
 	}
 	defer closeSession(ctx, conn)
-	return execute(ctx, conn, "DROP ROLE "+postgres.QuoteIdentifier(r.loader))
+	if err = execute(ctx, conn, "DROP ROLE IF EXISTS "+postgres.QuoteIdentifier(r.loader)); err == nil {
+		r.loaderCreated = false
+	}
+	return err
 }

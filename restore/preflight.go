@@ -419,7 +419,7 @@ func (c *preflightCheck) leftovers() error {
 	names, err := c.names("leftovers", `SELECT datname::pg_catalog.text FROM pg_catalog.pg_database
 		WHERE pg_catalog.starts_with(datname::pg_catalog.text, '`+TemporaryPrefix+`') ORDER BY 1`)
 	for _, name := range names {
-		c.warn("unfinished_restore", name, "database is left of a restore that did not finish, unless one is at work now: drop it by hand")
+		c.warn("unfinished_restore", name, "database is left of a restore that did not finish, unless one is at work now: if none is, run %s", dropDatabaseSQL(string(name)))
 	}
 	return err
 }

@@ -12,8 +12,9 @@ import (
 	"github.com/hourvault/hourvault/internal/postgres"
 )
 
-// setProperties gives the database what pg_dump would print only with --create: comment, labels, grants, settings,
-// limits. It comes last, because settings such as default_transaction_read_only would act on the restore itself.
+// setProperties gives the database what pg_dump would print only with --create: comment, labels, grants, settings. It
+// comes last, because settings such as default_transaction_read_only would act on the restore itself. What keeps sessions out
+// comes with the name.
 func (r *run) setProperties(ctx context.Context) error {
 	return r.inSession(ctx, func(conn *pgx.Conn) error {
 		object := "DATABASE " + r.identifier()
@@ -28,12 +29,10 @@ func (r *run) setProperties(ctx context.Context) error {
 		case !r.plan.Superuser:
 			statements = append(statements, "GRANT CONNECT, TEMPORARY ON "+object+" TO PUBLIC") // the default, taken away by create
 		}
-		statements = append(statements, fmt.Sprintf("ALTER %s CONNECTION LIMIT %d", object, d.ConnectionLimit))
-		if d.IsTemplate {
-			statements = append(statements, "ALTER "+object+" IS_TEMPLATE true")
-		}
-		if !d.AllowConnections {
-			statements = append(statements, "ALTER "+object+" ALLOW_CONNECTIONS false")
+		// That of makeDurable; the settings recorded come below.
+		statements = append(statements, "ALTER "+object+" RESET synchronous_commit")
+		if err := execute(ctx, conn, waitForCommits); err != nil {
+			return err
 		}
 		if err := execute(ctx, conn, transaction(statements)...); err != nil {
 			return err

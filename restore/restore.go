@@ -17,6 +17,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"strings"
 	"sync"
 	"time"
 
@@ -119,23 +120,34 @@ const loaderPrefix = "hourvault loader "
 // cleanUpTimeout bounds dropping what a failed restore made.
 const cleanUpTimeout = time.Minute
 
-// Error says in which phase a restore failed. The cause is testable through it.
+// downTimeout is how long cleaning up waits for a server that does not answer at all.
+const downTimeout = 5 * time.Second
+
+// Error says in which phase a restore failed, and what it left behind. The cause is testable through it.
 type Error struct {
 	Phase Phase
 	// Kept is the name of the database left behind on request, or because it could not be dropped (DropErr says why);
-	// empty when nothing is left.
+	// empty when nothing is left. It is never the name that the restored database was to have.
 	Kept    string
 	DropErr error
-	Err     error
+	// Remove are the statements that remove what is left behind, in this order, to be run in the maintenance database by the
+	// restoring role; empty when nothing is left.
+	Remove []string
+	Err    error
 }
 
 func (e *Error) Error() string {
 	text := fmt.Sprintf("%s: %v", e.Phase, e.Err)
 	switch {
+	case e.DropErr != nil && e.Kept != "":
+		text += fmt.Sprintf(" (and the unfinished database %q could not be dropped: %v)", e.Kept, e.DropErr)
 	case e.DropErr != nil:
-		text += fmt.Sprintf(" (and the unfinished database %q could not be dropped: %v; drop it by hand)", e.Kept, e.DropErr)
+		text += fmt.Sprintf(" (and roles of the restore could not be dropped: %v)", e.DropErr)
 	case e.Kept != "":
 		text += fmt.Sprintf(" (what was restored until then is kept as database %q)", e.Kept)
+	}
+	if len(e.Remove) > 0 {
+		text += "; to remove what is left, run: " + strings.Join(e.Remove, " ")
 	}
 	return text
 }
@@ -164,28 +176,52 @@ func Run(ctx context.Context, target *postgres.Server, source Source, options Op
 	run.name = TemporaryPrefix + hex.EncodeToString(suffix)
 	run.loader = catalog.Text(loaderPrefix + hex.EncodeToString(suffix))
 
-	err = run.steps(ctx)
-	if cleanUp := run.dropLoader(ctx); cleanUp != nil && err == nil {
-		run.warn("loader_role_left", run.loader, "temporary role could not be dropped: "+cleanUp.Error())
+	if err = run.steps(ctx); err != nil {
+		return Result{}, run.failed(ctx, err)
 	}
-	if err != nil {
-		failed := &Error{Phase: run.current, Err: err}
-		switch {
-		case !run.created:
-		case options.KeepPartial:
-			failed.Kept = run.name
-		default:
-			if failed.DropErr = run.drop(ctx); failed.DropErr != nil {
-				failed.Kept = run.name
-			}
-			if rolesErr := run.dropCreatedRoles(ctx); rolesErr != nil && failed.DropErr == nil {
-				failed.Err = fmt.Errorf("%w (and roles that the restore made could not be dropped: %v)", err, rolesErr)
-			}
-		}
-		return Result{}, failed
+	if cleanUp := run.dropLoader(ctx); cleanUp != nil {
+		run.warn("loader_role_left", run.loader, fmt.Sprintf("temporary role could not be dropped (%v): run %s", cleanUp, dropRoleSQL(run.loader)))
 	}
 	run.result.Database = options.Into
 	return run.result, nil
+}
+
+// failed cleans up behind a restore that failed and returns its error.
+func (r *run) failed(ctx context.Context, err error) error {
+	failed := &Error{Phase: r.current, Err: err}
+	switch {
+	case !r.created:
+	case r.options.KeepPartial:
+		failed.Kept = r.name
+		_ = r.untune(ctx) // the database is unfinished, with or without
+	default:
+		if failed.DropErr = r.drop(ctx); failed.DropErr != nil {
+			failed.Kept = r.name
+		}
+	}
+	if failed.Kept != "" {
+		failed.Remove = append(failed.Remove, dropDatabaseSQL(r.name))
+	}
+	// Nothing depends on the roles once the database is gone; while it is there, those that own something in it cannot go.
+	if failed.Kept == "" || r.options.KeepPartial {
+		if loaderErr := r.dropLoader(ctx); loaderErr != nil {
+			failed.DropErr = cmp.Or(failed.DropErr, loaderErr)
+		}
+	}
+	if r.loaderCreated {
+		failed.Remove = append(failed.Remove, dropRoleSQL(r.loader))
+	}
+	if failed.Kept == "" {
+		if rolesErr := r.dropCreatedRoles(ctx); rolesErr != nil {
+			failed.DropErr = cmp.Or(failed.DropErr, rolesErr)
+		}
+	}
+	if r.rolesCreated && !r.options.KeepPartial {
+		for _, role := range r.plan.CreateRoles {
+			failed.Remove = append(failed.Remove, dropRoleSQL(role.Name))
+		}
+	}
+	return failed
 }
 
 // run is one restore.
@@ -198,6 +234,7 @@ type run struct {
 	archive  *archive
 
 	name          string       // temporary name of the database
+	oid           catalog.OID  // of the database, once it was created
 	loader        catalog.Text // role, see loaderPrefix
 	created       bool         // the database exists
 	rolesCreated  bool
@@ -232,6 +269,9 @@ func (r *run) steps(ctx context.Context) error {
 		{PhaseMaterializedViews, r.refreshMaterializedViews},
 		{PhaseStatistics, r.analyze},
 		{PhaseProperties, func(ctx context.Context) error {
+			if err := r.makeDurable(ctx); err != nil {
+				return err
+			}
 			if err := r.archive.restore(ctx, r, stageEventTriggers); err != nil {
 				return err
 			}

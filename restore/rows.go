@@ -1,6 +1,7 @@
 package restore
 
 import (
+	"bufio"
 	"cmp"
 	"context"
 	"errors"
@@ -25,6 +26,9 @@ type loadUnit struct {
 	// as is the role that loads.
 	as    catalog.Text
 	bytes int64
+	// freeze has COPY write rows that every transaction sees as old: neither the index builds nor a later VACUUM need write
+	// them once more.
+	freeze bool
 }
 
 // relation is what there is to know of a table in the target.
@@ -113,7 +117,7 @@ func (r *run) loadRows(ctx context.Context) error {
 					if err == nil {
 						continue
 					}
-					if !mayDependOnOthers(err) {
+					if !mayDependOnOthers(err) && !(unit.freeze && refusedToFreeze(err)) {
 						return err
 					}
 					if err := execute(groupCtx, conn, "ROLLBACK"); err != nil {
@@ -150,6 +154,16 @@ func mayDependOnOthers(err error) bool {
 	return false
 }
 
+// refusedToFreeze tells whether a table could not be loaded because its rows were to be frozen: its storage may belong
+// to an extension that cannot.
+func refusedToFreeze(err error) bool {
+	switch sqlState(err) {
+	case stateNotInPrerequisiteState, stateFeatureNotSupported:
+		return true
+	}
+	return false
+}
+
 // loadPostponed tries units again after all others, one after the other, as long as one more can be loaded. What was
 // refused for want of a privilege is tried by the loading role with the right to read every table of this database;
 // roles that read everything by membership would read pg_authid, too, for the customer's functions.
@@ -174,6 +188,8 @@ func (r *run) loadPostponed(ctx context.Context, pending []postponedUnit) (err e
 				if r.plan.Superuser && sqlState(unit.err) == stateInsufficientPrivilege {
 					unit.as = r.loader
 				}
+				// A function that reads the very table that is loaded sees frozen rows of the same COPY, and others not.
+				unit.freeze = false
 				unit.err = r.load(ctx, conn, unit.loadUnit)
 				switch {
 				case unit.err == nil:
@@ -266,7 +282,10 @@ func (r *run) units(tables []catalog.StoredTable, relations map[relationName]rel
 		if !found {
 			return nil, nil, fmt.Errorf("the snapshot holds rows of table %s, which its schema archive does not define", tableName(table))
 		}
-		unit := loadUnit{tables: []catalog.StoredTable{table}, into: tableName(table), as: roleFor(rel), bytes: table.Bytes}
+		unit := loadUnit{
+			tables: []catalog.StoredTable{table}, into: tableName(table), as: roleFor(rel), bytes: table.Bytes,
+			freeze: table.Kind == catalog.KindTable, // what is not emptied first cannot be frozen, nor what COPY routes to partitions
+		}
 		switch {
 		case table.Kind != catalog.KindTable && table.Kind != catalog.KindExtensionConfig:
 			return nil, nil, fmt.Errorf("table %s is of kind %q, which this version does not know: use a newer one", tableName(table), table.Kind)
@@ -385,7 +404,7 @@ func (r *run) load(ctx context.Context, conn *pgx.Conn, unit loadUnit) error {
 		return fail(err)
 	}
 	for _, table := range unit.tables {
-		rows, err := r.copyTable(ctx, conn, unit.into, table)
+		rows, err := r.copyTable(ctx, conn, unit, table)
 		if err == nil && rows != table.Rows {
 			err = fmt.Errorf("%d rows were loaded of %d", rows, table.Rows)
 		}
@@ -417,8 +436,8 @@ func (r *run) loaded(unit loadUnit) {
 	})
 }
 
-// copyTable streams the rows of table into the relation named by into, and returns the number that the server counted.
-func (r *run) copyTable(ctx context.Context, conn *pgx.Conn, into string, table catalog.StoredTable) (_ int64, err error) {
+// copyTable streams the rows of table, one of unit's, to where the unit is loaded, and returns the number that the server counted.
+func (r *run) copyTable(ctx context.Context, conn *pgx.Conn, unit loadUnit, table catalog.StoredTable) (_ int64, err error) {
 	var columns string
 	if len(table.Columns) > 0 { // without any, COPY takes empty lines for rows, and no list
 		quoted := make([]string, len(table.Columns))
@@ -427,15 +446,24 @@ func (r *run) copyTable(ctx context.Context, conn *pgx.Conn, into string, table 
 		}
 		columns = " (" + strings.Join(quoted, ", ") + ")"
 	}
-	sql := "COPY " + into + columns + " FROM STDIN WITH (FORMAT text, ENCODING " +
-		postgres.QuoteLiteral(catalog.Text(r.database.Encoding)) + ")"
+	sql := "COPY " + unit.into + columns + " FROM STDIN WITH (FORMAT text, ENCODING " +
+		postgres.QuoteLiteral(catalog.Text(r.database.Encoding))
+	if unit.freeze {
+		sql += ", FREEZE"
+	}
+	sql += ")"
 
 	sourceCtx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	reader, writer := io.Pipe()
 	source := make(chan error, 1)
 	go func() {
-		err := r.source.Rows(sourceCtx, table, writer)
+		// Rows come block by block: larger pieces cost fewer messages and hand-overs.
+		buffered := bufio.NewWriterSize(writer, copyBuffer)
+		err := r.source.Rows(sourceCtx, table, buffered)
+		if err == nil {
+			err = buffered.Flush()
+		}
 		_ = writer.CloseWithError(err) // nil is io.EOF to the reader
 		source <- err
 	}()
@@ -468,6 +496,9 @@ func (r *run) copyTable(ctx context.Context, conn *pgx.Conn, into string, table 
 	}
 	return tag.RowsAffected(), nil
 }
+
+// copyBuffer is how many bytes of rows are gathered before they are handed to the connection.
+const copyBuffer = 256 << 10
 
 // stopTimeout is how long a server may take to end a COPY that is given up.
 const stopTimeout = 10 * time.Second

@@ -16,6 +16,8 @@ import (
 
 // SQLSTATEs that decisions here rest on (PostgreSQL manual, "PostgreSQL Error Codes").
 const (
+	stateFeatureNotSupported    = "0A000"
+	stateCannotConnectNow       = "57P03"
 	stateUndefinedObject        = "42704"
 	stateInvalidParameter       = "22023"
 	stateDuplicateDatabase      = "42P04"
@@ -25,6 +27,10 @@ const (
 	stateInsufficientPrivilege  = "42501"
 	stateRaiseException         = "P0001"
 )
+
+// classSyntaxOrAccess begins the SQLSTATEs that say, among others, that a table or schema does not exist; a missing schema
+// that is named in a query is one of them (42P01).
+const classSyntaxOrAccess = "42"
 
 func sqlState(err error) string {
 	var server *pgconn.PgError
