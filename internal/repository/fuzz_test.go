@@ -6,11 +6,11 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
-	"runtime"
 	"testing"
 
 	"github.com/hourvault/hourvault/crypto"
 	"github.com/hourvault/hourvault/internal/objectstore"
+	"github.com/hourvault/hourvault/internal/testenv/allocation"
 )
 
 // seeds returns all texts of one kind of part in the vector, and fails when it finds none.
@@ -82,17 +82,8 @@ func seeds(f *testing.F, kind crypto.Kind) [][]byte {
 	return texts
 }
 
-// bounded fails when work allocates much more than a multiple of its input: hostile lengths must not make a reader allocate.
-func bounded(t *testing.T, input []byte, work func()) {
-	t.Helper()
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	work()
-	runtime.ReadMemStats(&after)
-	if allocated := after.TotalAlloc - before.TotalAlloc; allocated > 1<<20+200*uint64(len(input)) {
-		t.Errorf("%d bytes of input made it allocate %d", len(input), allocated)
-	}
-}
+// pageFactor is how many bytes reading a binary text may allocate for each byte of it: a block of one byte becomes an entry of 40.
+const pageFactor = 100
 
 func FuzzListingPage(f *testing.F) {
 	for _, seed := range seeds(f, crypto.KindListing) {
@@ -101,7 +92,7 @@ func FuzzListingPage(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var page *listingPage
 		var err error
-		bounded(t, data, func() { page, err = parseListingPage(data) })
+		allocation.Bound(t, pageFactor*uint64(len(data)), func() { page, err = parseListingPage(data) })
 		if err != nil {
 			return
 		}
@@ -125,7 +116,7 @@ func FuzzIndexPage(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var refs []*PartRef
 		var err error
-		bounded(t, data, func() { refs, err = parseIndex(data) })
+		allocation.Bound(t, pageFactor*uint64(len(data)), func() { refs, err = parseIndex(data) })
 		if err != nil {
 			return
 		}
@@ -140,7 +131,7 @@ func FuzzPackDirectory(f *testing.F) {
 	f.Add([]byte{2, 16, 45, 8, 18, 0x80, 1, 3})
 	f.Add([]byte{0})
 	f.Fuzz(func(t *testing.T, data []byte) {
-		bounded(t, data, func() { _, _ = parsePackDirectory(data) })
+		allocation.Bound(t, pageFactor*uint64(len(data)), func() { _, _ = parsePackDirectory(data) })
 	})
 }
 
@@ -160,7 +151,7 @@ func FuzzManifest(f *testing.F) {
 		if err != nil || len(data) == 0 {
 			return
 		}
-		_, _ = workspace.parseSnapshot(id, object)
+		allocation.Bound(t, jsonFactor*uint64(len(data)), func() { _, _ = workspace.parseSnapshot(id, object) })
 	})
 }
 
@@ -171,7 +162,7 @@ func FuzzOpenObject(f *testing.F) {
 		f.Add(contentOf(f, repository.store, key))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		bounded(t, data, func() {
+		allocation.Bound(t, pageFactor*uint64(len(data)), func() {
 			_, _, _ = workspace.open(workspace.id.recordsPrefix()+"0000000009", data, crypto.KindWorkspace)
 		})
 	})
