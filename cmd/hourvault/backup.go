@@ -30,6 +30,8 @@ type backupOptions struct {
 	workspaces []string
 	all        bool
 	jobs       int
+
+	leaseLifetime time.Duration // from the configuration
 }
 
 // backupDocument is what hourvault backup --json prints.
@@ -64,13 +66,19 @@ type backupResult struct {
 	ReadBytes  int64         `json:"read_bytes"`
 	DurationNS time.Duration `json:"duration_ns"`
 	Error      string        `json:"error,omitempty"`
+	// Next is what to do about Error, where that is known.
+	Next string `json:"next,omitempty"`
 	// TryAgain says that the failure is a passing one: others were at work on the workspace, and came first.
 	TryAgain bool `json:"try_again"`
+
+	err error
 }
 
 type serverProblem struct {
 	Server string `json:"server"`
 	Error  string `json:"error"`
+
+	err error
 }
 
 func newBackupCommand(a *app) *cobra.Command {
@@ -160,6 +168,7 @@ func runBackup(ctx context.Context, a *app, opts backupOptions) error {
 			result.Failed++
 		}
 	}
+	opts.leaseLifetime = loaded.Repository.LeaseLifetime
 	a.takeSnapshots(ctx, repo, keeper, picked, opts, result.Workspaces)
 	result.Warnings = keeper.warnings
 	for _, one := range result.Workspaces {
@@ -172,9 +181,8 @@ func runBackup(ctx context.Context, a *app, opts backupOptions) error {
 	if a.global.json {
 		err = a.answer(result)
 	} else {
-		err = a.printBackup(ctx, result)
+		err = a.printBackup(result)
 	}
-	keeper.print()
 	switch {
 	case err != nil:
 		return err
@@ -192,10 +200,7 @@ func (d *backupDocument) failure(ctx context.Context) error {
 		if stop != nil {
 			return fmt.Errorf("%w: %s", stop, none)
 		}
-		if d.Workspaces[0].TryAgain {
-			return fmt.Errorf("%s: %s (a passing state: run the same command again later)", none, d.Workspaces[0].Error)
-		}
-		return fmt.Errorf("%s: %s", none, d.Workspaces[0].Error)
+		return fmt.Errorf("%s: %w", none, d.Workspaces[0].err)
 	}
 	var parts []string
 	if failed := d.Failed - len(d.Servers); failed > 0 {
@@ -204,7 +209,14 @@ func (d *backupDocument) failure(ctx context.Context) error {
 	if len(d.Servers) > 0 {
 		parts = append(parts, count(len(d.Servers), "server")+" did not list databases")
 	}
-	err := errors.New(strings.Join(parts, ", and ") + ", see above")
+	causes := make([]error, 0, len(d.Workspaces)+len(d.Servers))
+	for _, one := range d.Workspaces {
+		causes = append(causes, one.err)
+	}
+	for _, one := range d.Servers {
+		causes = append(causes, one.err)
+	}
+	err := error(&severalError{text: strings.Join(parts, ", and ") + ", see above", causes: causes})
 	if stop != nil {
 		err = fmt.Errorf("%w: %w", stop, err)
 	}
@@ -252,7 +264,7 @@ func (a *app) discover(ctx context.Context, loaded *config.Config) (*discovery, 
 	names := map[catalog.Text]int{}
 	for i, server := range servers {
 		if failures[i] != nil {
-			found.problems = append(found.problems, serverProblem{Server: loaded.Servers[i].Name, Error: safe(failures[i].Error())})
+			found.problems = append(found.problems, serverProblem{Server: loaded.Servers[i].Name, Error: safe(failures[i].Error()), err: failures[i]})
 		}
 		for _, database := range lists[i] {
 			live := liveWorkspace{server: server, database: database}
@@ -349,7 +361,9 @@ func (a *app) takeSnapshots(ctx context.Context, repo *repository.Repository, ke
 		result.EarlierWorkspaces = []string{}
 		jobs[i] = scheduler.Job{Server: live.server.Name(), Run: func(ctx context.Context) error {
 			taken, err := backup.Run(ctx, live.server, live.database, repo, backup.Options{
-				Holder: holder(), Version: buildVersion().Version, Progress: func(p backup.Progress) { bar.report(i, p.Bytes, p.BytesTotal) },
+				Holder: holder(), Version: buildVersion().Version, LeaseLifetime: opts.leaseLifetime,
+				Waiting:  func(wait repository.LeaseWait) { a.say("hourvault: %s", waitingLine(live.name, wait)) },
+				Progress: func(p backup.Progress) { bar.report(i, p.Bytes, p.BytesTotal) },
 			})
 			result.ReadBytes = bar.end(i)
 			if err != nil {
@@ -377,7 +391,8 @@ func (a *app) takeSnapshots(ctx context.Context, repo *repository.Repository, ke
 			if failed == nil {
 				failed = outcome.Err
 			}
-			result.Status, result.Error, result.TryAgain = statusFailed, safe(outcome.Err.Error()), passes(outcome.Err)
+			result.Status, result.Error, result.Next, result.TryAgain = statusFailed, safe(outcome.Err.Error()), safe(advice(outcome.Err)), passes(outcome.Err)
+			result.err = outcome.Err
 			if errors.Is(outcome.Err, scheduler.ErrNotBegun) {
 				result.Status, result.TryAgain = statusNotBegun, true
 			}
@@ -408,6 +423,12 @@ func (r *backupResult) newUnderOldName() string {
 	}
 	return "another database than the one of that name before: a new workspace, with a key of its own; the snapshots of the earlier database are kept as workspace " +
 		strings.Join(r.EarlierWorkspaces, ", ")
+}
+
+// waitingLine says what a run waits for that has found the lease of another.
+func waitingLine(workspace string, wait repository.LeaseWait) string {
+	return fmt.Sprintf("%s: a %s by %s, begun %s, did not say that it has ended: waiting up to %s to see whether it is still at work",
+		console.Printable(workspace), wait.Purpose, wait.Holder, wait.Since.UTC().Format(time.RFC3339), wait.AtMost)
 }
 
 // passes says whether a failure is of a kind that goes away by itself.
@@ -445,15 +466,13 @@ func (a *app) logBackup(repositoryID string, result *backupResult, err error) {
 	}
 }
 
-func (a *app) printBackup(ctx context.Context, result backupDocument) error {
-	again := false
+func (a *app) printBackup(result backupDocument) error {
 	for _, problem := range result.Servers {
 		a.say("hourvault: server %s: %s", problem.Server, problem.Error)
 	}
 	table := console.NewTable(a.streams.Out, "WORKSPACE", "SNAPSHOT", "TIME", "ROWS", "READ", "NEW", "STORED", "DURATION", "SEQ", "MANIFEST SHA-256")
 	for _, one := range result.Workspaces {
 		if one.Status != statusDone {
-			again = again || one.TryAgain
 			if one.Status == statusNotBegun && len(result.Workspaces) > 1 && a.peopleWatch() { // else it is logged
 				a.say("hourvault: %s: %s", console.Printable(one.Workspace), one.Error)
 			}
@@ -470,9 +489,6 @@ func (a *app) printBackup(ctx context.Context, result backupDocument) error {
 		}
 		table.Row(one.Workspace, s.Snapshot, a.formatTime(s.Time), strconv.FormatUint(s.Rows, 10), console.FormatSize(one.ReadBytes), size(s.NewBytes),
 			size(s.StoredBytes), console.FormatDuration(one.DurationNS), strconv.FormatUint(s.Sequence, 10), s.ManifestSHA256)
-	}
-	if again && stopped(ctx) == nil && len(result.Workspaces) > 1 {
-		a.say("hourvault: some of these are passing states, in which others came first: run the same command again later")
 	}
 	if result.Done == 0 {
 		return nil

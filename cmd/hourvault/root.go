@@ -142,22 +142,31 @@ func execute(ctx context.Context, args []string, a *app) int {
 		err = fmt.Errorf("%w: %w", stop, err)
 	}
 	code := exitCode(err)
+	next := ""
+	if code != exitUsage { // what is wrong with a command line or a configuration says what would be right
+		next = advice(err)
+	}
 	if a.global.json && !a.answered {
-		_ = a.answer(errorDocument{Error: safe(err.Error()), ExitCode: code})
+		_ = a.answer(errorDocument{Error: safe(err.Error()), Next: safe(next), ExitCode: code})
 	}
 	if a.peopleWatch() {
 		for line := range strings.SplitSeq(console.Text(err.Error()), "\n") {
 			_, _ = fmt.Fprintln(a.streams.Err, "hourvault: "+line)
 		}
+		for line := range strings.Lines(console.Text(next)) {
+			_, _ = fmt.Fprintln(a.streams.Err, "hourvault: next: "+strings.TrimSuffix(line, "\n"))
+		}
 	} else {
-		a.logger.Error("command failed", zap.String("command", command.Name()), zap.Int("exit_code", code), zap.Error(err))
+		a.logger.Error("command failed", zap.String("command", command.Name()), zap.Int("exit_code", code), zap.Error(err), zap.String("next", safe(next)))
 	}
 	return code
 }
 
 // errorDocument is what --json prints when a command failed before it had a result.
 type errorDocument struct {
-	Error    string `json:"error"`
+	Error string `json:"error"`
+	// Next is what to do about it, where Error does not say so itself; several things are separated by line feeds.
+	Next     string `json:"next,omitempty"`
 	ExitCode int    `json:"exit_code"`
 }
 

@@ -190,7 +190,7 @@ func TestLockedWorkspaceIsToBeTriedAgain(t *testing.T) {
 	if code != exitFailed || len(document.Workspaces) != 1 || document.Workspaces[0].Status != statusFailed || !document.Workspaces[0].TryAgain {
 		t.Errorf("exit code %d, document %+v", code, document)
 	}
-	if strings.Count(stderr, "\n") != 1 || !strings.Contains(stderr, `"public"."t" is locked by process`) || !strings.Contains(stderr, "run the same command again later") {
+	if strings.Count(stderr, "\n") != 2 || !strings.Contains(stderr, `"public"."t" is locked by process`) || !strings.HasSuffix(stderr, "\nhourvault: next: run the same command again later\n") {
 		t.Errorf("got %s", stderr)
 	}
 	unblock()

@@ -36,3 +36,10 @@ func (e *RangeError) Error() string {
 	}
 	return fmt.Sprintf("get range of %s: there are no %d bytes at offset %d of an object of %d", e.Key, e.Length, e.Offset, e.Size)
 }
+
+// unavailableError is an error for which errors.Is finds ErrUnavailable; its text is that of the cause.
+type unavailableError struct{ error }
+
+func (e unavailableError) Is(target error) bool { return target == ErrUnavailable } //nolint:errorlint // compared with itself
+
+func (e unavailableError) Unwrap() error { return e.error }

@@ -28,6 +28,9 @@ var (
 	ErrNotEncrypted = errors.New("store did not confirm the encryption that was asked for")
 	// ErrClockSkew says that the store refused a request because this machine's clock is wrong.
 	ErrClockSkew = errors.New("clock differs too much from the store's")
+	// ErrUnavailable says that the store could not be reached, broke off, or answered that it cannot at the moment, each time
+	// that it was tried. Whether a write took effect is not known.
+	ErrUnavailable = errors.New("store is not available")
 )
 
 // Info describes one stored object.

@@ -61,7 +61,10 @@ func (s *S3) fail(ctx context.Context, step, key string, err error) error {
 		return fmt.Errorf("%s: connect to %s: %w: give the certificate of its authority as CA file", at, s.place(), unknown)
 	}
 	if request := (*url.Error)(nil); errors.As(err, &request) {
-		return fmt.Errorf("%s: %s%w", at, attempts(err), request.Err) // without the URL, which repeats the key
+		return unavailableError{fmt.Errorf("%s: %s%w", at, attempts(err), request.Err)} // without the URL, which repeats the key
+	}
+	if status >= http.StatusInternalServerError || status == http.StatusTooManyRequests {
+		return unavailableError{fmt.Errorf("%s: %s%s", at, attempts(err), describe(err))}
 	}
 	if status != 0 {
 		return fmt.Errorf("%s: %s%s", at, attempts(err), describe(err))
