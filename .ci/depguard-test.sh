@@ -105,6 +105,7 @@ allow scheduler .go backup
 allow backup .go internal/repository
 allow backup .go internal/postgres
 allow backup .go /github.com/jackc/pgx/v5
+allow internal/bench .go /github.com/jackc/pgx/v5
 allow restore .go internal/repository
 allow restore _test.go backup
 allow restore _test.go internal/testenv

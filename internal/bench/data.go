@@ -22,7 +22,7 @@ const (
 //go:embed sql
 var scripts embed.FS
 
-// rowCounts are the rows of the generated tables for a wanted size of all tables in bytes, TOAST included, indexes not.
+// rowCounts are the rows of the generated tables, and the pieces of text that they are made from, for a wanted size of all tables in bytes, TOAST included, indexes not.
 func rowCounts(size int64) map[string]int64 {
 	// Bytes per row as PostgreSQL 15 stores them, measured on this data; shares of the whole: 72 % events, 14 % documents,
 	// 11 % orders with their items, 3 % the rest.
@@ -32,15 +32,17 @@ func rowCounts(size int64) map[string]int64 {
 		"orders":    max(100, size*11/100/orderBytes),
 		"customers": max(100, size*2/100/customerBytes),
 		"products":  max(50, size*1/100/productBytes),
+		// Of text: 120,000 for all sizes but those of tests.
+		"pieces": min(120000, max(2000, size>>10)),
 	}
 }
 
 const (
-	eventBytes    = 700
-	documentBytes = 7000
-	orderBytes    = 500 // with four items
-	customerBytes = 270
-	productBytes  = 380
+	eventBytes    = 564
+	documentBytes = 7684
+	orderBytes    = 444 // with four items
+	customerBytes = 235
+	productBytes  = 529
 )
 
 // makeDatabase creates the database and fills it. The same size gives the same rows in the same places on every machine.

@@ -81,6 +81,9 @@ func (m *meter) run(ctx context.Context, programs ...program) (usage, []byte, er
 	began := time.Now()
 	running, err := m.start(ctx, programs)
 	if err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
 		return usage{}, nil, err
 	}
 	var used usage

@@ -18,7 +18,7 @@ import (
 )
 
 // dataVersion is changed with the scripts that make the database, so that one kept from before is not taken for it.
-const dataVersion = 1
+const dataVersion = 2
 
 // sample is one measured step.
 type sample struct {

@@ -14,6 +14,6 @@ SELECT i, 1 + generator.h(i / 9, 10) % generator.n('customers'),
        a.text || '. ' || b.text || '.',
        CASE WHEN generator.h(i, 25) % 2 = 0 THEN sha256(int8send(i)) END
 FROM generate_series(1, generator.n('events')) AS i
-JOIN generator.pieces AS a ON a.id = 1 + generator.h(i, 26) % 120000
-JOIN generator.pieces AS b ON b.id = 1 + generator.h(i, 27) % 120000
-JOIN generator.pieces AS c ON c.id = 1 + generator.h(i, 28) % 120000;
+JOIN generator.pieces AS a ON a.id = 1 + generator.h(i, 26) % generator.n('pieces')
+JOIN generator.pieces AS b ON b.id = 1 + generator.h(i, 27) % generator.n('pieces')
+JOIN generator.pieces AS c ON c.id = 1 + generator.h(i, 28) % generator.n('pieces');

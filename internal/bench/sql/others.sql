@@ -6,14 +6,14 @@ SELECT i, encode(substr(sha256(int8send(-i)), 1, 16), 'hex')::uuid, initcap(w.wo
 FROM generate_series(1, generator.n('customers')) AS i
 JOIN generator.words AS w ON w.id = 1 + generator.h(i, 46) % 3000
 JOIN generator.words AS v ON v.id = 1 + generator.h(i, 47) % 3000
-JOIN generator.pieces AS p ON p.id = 1 + generator.h(i, 48) % 120000;
+JOIN generator.pieces AS p ON p.id = 1 + generator.h(i, 48) % generator.n('pieces');
 
 INSERT INTO products (id, sku, title, description, price, tags, attributes)
 SELECT i, 'SKU-' || to_hex(generator.h(i, 51)), initcap(a.text), a.text || '; ' || b.text || '; ' || b.text || '.', 1 + (generator.h(i, 52) % 50000) / 100.0,
        string_to_array(b.text, ' '), jsonb_build_object('weight', generator.h(i, 53) % 9000, 'colour', (ARRAY['red','green','blue','black'])[1 + generator.h(i, 54) % 4], 'stock', generator.h(i, 55) % 300)
 FROM generate_series(1, generator.n('products')) AS i
-JOIN generator.pieces AS a ON a.id = 1 + generator.h(i, 56) % 120000
-JOIN generator.pieces AS b ON b.id = 1 + generator.h(i, 57) % 120000;
+JOIN generator.pieces AS a ON a.id = 1 + generator.h(i, 56) % generator.n('pieces')
+JOIN generator.pieces AS b ON b.id = 1 + generator.h(i, 57) % generator.n('pieces');
 
 INSERT INTO orders (id, customer_id, status, placed, updated, total, shipping, note)
 SELECT i, 1 + generator.h(i, 61) % generator.n('customers'), (enum_range(NULL::order_status))[1 + generator.h(i, 62) % 5],
@@ -22,7 +22,7 @@ SELECT i, 1 + generator.h(i, 61) % generator.n('customers'), (enum_range(NULL::o
        json_build_object('carrier', (ARRAY['dhl','ups','post'])[1 + generator.h(i, 65) % 3], 'tracking', upper(to_hex(generator.h(i, 66))), 'express', generator.h(i, 67) % 9 = 0),
        CASE WHEN generator.h(i, 68) % 5 = 0 THEN p.text END
 FROM generate_series(1, generator.n('orders')) AS i
-JOIN generator.pieces AS p ON p.id = 1 + generator.h(i, 69) % 120000;
+JOIN generator.pieces AS p ON p.id = 1 + generator.h(i, 69) % generator.n('pieces');
 
 INSERT INTO order_items (order_id, line, product_id, quantity, price, discount)
 SELECT 1 + (i - 1) / 4, 1 + (i - 1) % 4, 1 + generator.h(i, 71) % generator.n('products'), 1 + generator.h(i, 72) % 5, 1 + (generator.h(i, 73) % 50000) / 100.0,

@@ -1,5 +1,5 @@
 -- A made-up shop's database. Sizes come as parameters: bench.customers, bench.products, bench.orders, bench.items,
--- bench.documents, bench.events. Nothing here is random: every value is a hash of its row's number.
+-- bench.documents, bench.events, bench.pieces. Nothing here is random: every value is a hash of its row's number.
 
 CREATE SCHEMA generator;
 
@@ -18,12 +18,12 @@ SELECT i, (SELECT string_agg((ARRAY['ba','ker','sto','ni','mal','vo','ter','ing'
      FROM generate_series(1, 2 + generator.h(i, 2) % 3) AS s)
 FROM generate_series(1, 3000) AS i;
 
--- 120,000 pieces of text of four to ten words, common words more often: so many that an archive's window holds few of them.
+-- Pieces of text of four to ten words, common words more often: so many that an archive's window holds few of them.
 CREATE TABLE generator.pieces (id integer PRIMARY KEY, text text NOT NULL);
 INSERT INTO generator.pieces
 SELECT p.i, string_agg(w.word, ' ' ORDER BY p.s)
 FROM (SELECT i, s, 1 + (3000 * power((generator.h(i * 11 + s, 3) % 1000003) / 1000003.0::float8, 2.5))::bigint % 3000 AS word
-      FROM generate_series(1, 120000) AS i, LATERAL generate_series(1, 4 + generator.h(i, 4) % 7) AS s) AS p
+      FROM generate_series(1, generator.n('pieces')) AS i, LATERAL generate_series(1, 4 + generator.h(i, 4) % 7) AS s) AS p
 JOIN generator.words AS w ON w.id = p.word
 GROUP BY p.i;
 ANALYZE generator.words, generator.pieces;
