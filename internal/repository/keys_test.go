@@ -142,7 +142,7 @@ func TestPackIDsAreNeverUsedAgain(t *testing.T) {
 		t.Errorf("%d packs", len(packs))
 	}
 	for _, key := range keysOf(t, store, workspace.id.prefix()) {
-		if content := contentOf(t, store, key); !unread(key) {
+		if content := contentOf(t, store, key); !inTheClear(key) {
 			salt(content)
 		}
 	}

@@ -179,7 +179,7 @@ func (w *workspaceVerifier) checkKeys(ctx context.Context) bool {
 			stored, err := w.v.readWrap(ctx, object, number, rootID)
 			if rootID == root.ID() {
 				mine = true
-				if len(stored.Wrapped) > 0 {
+				if err == nil || len(stored.Wrapped) > 0 {
 					place := crypto.WrapPlace{Repository: w.v.repository.id, Workspace: crypto.ID(w.id()), KeyNumber: number}
 					key, unwrapError := crypto.UnwrapKey(ctx, root, stored.Wrapped, place)
 					if unwrapError == nil {
@@ -231,7 +231,7 @@ func (v *verifier) checkRepositoryKey(ctx context.Context) error {
 		stored, err := v.readWrap(ctx, info.Key, repositoryKeyNumber, rootID)
 		if rootID == v.repository.root.ID() {
 			mine = true
-			if len(stored.Wrapped) > 0 {
+			if err == nil || len(stored.Wrapped) > 0 {
 				key, unwrapError := crypto.UnwrapKey(ctx, v.repository.root, stored.Wrapped, crypto.WrapPlace{Repository: v.repository.id, KeyNumber: repositoryKeyNumber})
 				if unwrapError == nil {
 					key.Wipe()

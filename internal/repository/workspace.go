@@ -258,7 +258,7 @@ func (w *Workspace) key(number uint32) (*crypto.Key, error) {
 	defer w.mu.Unlock()
 	key, known := w.keyring[number]
 	if !known {
-		return nil, fmt.Errorf("workspace key %d is missing: %w", number, crypto.ErrNotAuthentic)
+		return nil, fmt.Errorf("%s%d: the key is missing: %w", w.id.keysPrefix(), number, crypto.ErrNotAuthentic)
 	}
 	return key, nil
 }
