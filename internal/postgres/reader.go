@@ -131,7 +131,9 @@ func (r *Reader) copy(ctx context.Context, table *catalog.Table, source string, 
 		return err
 	}
 	sink := &keepError{w: w}
-	_, err := r.conn.PgConn().CopyTo(joined, sink, "COPY "+source+" TO STDOUT")
+	restore := r.conn.PgConn().Conn().(*serverConn).divert(sink)
+	_, err := r.conn.PgConn().CopyTo(joined, io.Discard, "COPY "+source+" TO STDOUT")
+	restore()
 	switch {
 	case err == nil:
 		return finish()
