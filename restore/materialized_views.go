@@ -40,7 +40,7 @@ func (r *run) refreshMaterializedViews(ctx context.Context) error {
 				err := execute(ctx, conn, statements...)
 				switch {
 				case err == nil:
-				case sqlState(err) == "":
+				case sqlState(err) == "", conn.IsClosed(): // the view is not to blame
 					return fmt.Errorf("refresh materialized view %s: %w", name, err)
 				default:
 					if !r.plan.Superuser {

@@ -9,6 +9,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -215,7 +216,7 @@ func (r *run) loadPostponed(ctx context.Context, pending []postponedUnit) (err e
 // cannot be dropped before.
 func (r *run) letLoaderRead(ctx context.Context, conn *pgx.Conn) (revoke func() error, err error) {
 	schemas, err := collect(ctx, conn, "schemas", `SELECT nspname::pg_catalog.text FROM pg_catalog.pg_namespace
-		WHERE nspname NOT IN ('pg_catalog', 'information_schema') AND nspname !~ '^pg_(toast|temp_|toast_temp_)' ORDER BY 1`, pgx.RowTo[catalog.Text])
+		WHERE nspname NOT IN ('pg_catalog', 'information_schema', pg_catalog.current_database()) AND nspname !~ '^pg_(toast|temp_|toast_temp_)' ORDER BY 1`, pgx.RowTo[catalog.Text])
 	if err != nil {
 		return func() error { return nil }, err
 	}
@@ -475,22 +476,23 @@ func (r *run) copyTable(ctx context.Context, conn *pgx.Conn, unit loadUnit, tabl
 	})
 	defer ended()
 	input := &copyInput{reader: reader, run: r}
+	tag, err := conn.PgConn().CopyFrom(context.WithoutCancel(ctx), input, sql)
+	bytes, inputErr := input.end()
 	defer func() {
 		if err != nil { // it may be tried again
-			r.report(false, func(progress *Progress) { progress.Bytes -= input.bytes })
+			r.report(false, func(progress *Progress) { progress.Bytes -= bytes })
 		}
 	}()
-	tag, err := conn.PgConn().CopyFrom(context.WithoutCancel(ctx), input, sql)
 	_ = reader.CloseWithError(errLoadStopped)
 	stop(errLoadStopped)
 	sourceErr := <-source
 	switch {
 	case ctx.Err() != nil:
 		return 0, context.Cause(ctx)
-	case input.failed != nil:
-		return 0, fmt.Errorf("read its rows from the snapshot: %w", input.failed)
+	case inputErr != nil:
+		return 0, fmt.Errorf("read its rows from the snapshot: %w", inputErr)
 	case err != nil:
-		return 0, postgres.ServerError(err)
+		return 0, sessionError(conn, err)
 	case sourceErr != nil:
 		return 0, fmt.Errorf("read its rows from the snapshot: %w", sourceErr)
 	}
@@ -510,13 +512,21 @@ var errLoadStopped = errors.New("loading stopped")
 type copyInput struct {
 	reader io.Reader
 	run    *run
+
+	mutex  sync.Mutex
+	ended  bool
 	bytes  int64
 	failed error
 }
 
-// Read implements io.Reader.
+// Read implements io.Reader. pgx may still be reading when it has returned because the connection was lost.
 func (c *copyInput) Read(p []byte) (int, error) {
 	n, err := c.reader.Read(p)
+	c.mutex.Lock()
+	defer c.mutex.Unlock()
+	if c.ended {
+		return 0, errLoadStopped
+	}
 	if n > 0 {
 		c.bytes += int64(n)
 		c.run.report(false, func(progress *Progress) { progress.Bytes += int64(n) })
@@ -526,4 +536,12 @@ func (c *copyInput) Read(p []byte) (int, error) {
 		return n, errors.New("the snapshot could not be read")
 	}
 	return n, err
+}
+
+// end returns how many bytes were read until now, and the error that reading met.
+func (c *copyInput) end() (bytes int64, err error) {
+	c.mutex.Lock()
+	defer c.mutex.Unlock()
+	c.ended = true
+	return c.bytes, c.failed
 }

@@ -76,6 +76,14 @@ func closeSession(ctx context.Context, conn *pgx.Conn) {
 // arguments are involved. The error holds no row data.
 func execute(ctx context.Context, conn *pgx.Conn, statements ...string) error {
 	_, err := conn.PgConn().Exec(ctx, strings.Join(statements, ";\n")).ReadAll()
+	return sessionError(conn, err)
+}
+
+// sessionError is what the server says without row data, or that it can say nothing any more.
+func sessionError(conn *pgx.Conn, err error) error {
+	if err != nil && conn.IsClosed() && sqlState(err) == "" {
+		return fmt.Errorf("the connection to the server was lost: %w", err)
+	}
 	return postgres.ServerError(err)
 }
 
@@ -88,7 +96,7 @@ func collect[T any](ctx context.Context, conn *pgx.Conn, what, sql string, scan 
 			return all, nil
 		}
 	}
-	return nil, fmt.Errorf("read %s: %w", what, postgres.ServerError(err))
+	return nil, fmt.Errorf("read %s: %w", what, sessionError(conn, err))
 }
 
 // become is the statement that makes the rest of the transaction run as role. A superuser gives up its identity

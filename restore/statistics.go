@@ -28,7 +28,7 @@ func (r *run) analyze(ctx context.Context) error {
 				c.oid IN (SELECT oid FROM above_foreign)
 			FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 			WHERE c.relkind IN ('r', 'm', 'p') AND c.relpersistence <> 't'
-				AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')
+				AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast', pg_catalog.current_database())
 				AND (NOT c.relispartition OR EXISTS (SELECT FROM pg_catalog.pg_inherits i JOIN above_foreign a ON a.oid = i.inhparent WHERE i.inhrelid = c.oid))
 			ORDER BY c.relpages DESC, c.oid`,
 			func(row pgx.CollectableRow) (t relation, err error) {
@@ -79,7 +79,7 @@ func (r *run) analyzeTable(ctx context.Context, conn *pgx.Conn, table relation) 
 	if err == nil {
 		return nil
 	}
-	if sqlState(err) == "" {
+	if sqlState(err) == "" || conn.IsClosed() { // the table is not to blame
 		return fmt.Errorf("analyze table %s: %w", name, err)
 	}
 	r.warn("table_not_analyzed", catalog.Text(name), "planner statistics could not be collected: "+err.Error())

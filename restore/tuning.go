@@ -8,8 +8,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-
-	"github.com/hourvault/hourvault/internal/postgres"
 )
 
 // ErrServerCrashed is the cause of a restore's failure when the server went down without a shutdown while the restore was at
@@ -17,7 +15,7 @@ import (
 var ErrServerCrashed = errors.New("the server crashed while the restore was at work, and may have lost a part of what was restored")
 
 // tune changes settings of the unfinished database, so that they hold for pg_restore as well; makeDurable takes them
-// back. Commits do not wait for the disk; because a crash may then lose some that were reported as done, a mark is set
+// back. The schema of the mark has the database's temporary name. Commits do not wait for the disk; because a crash may then lose some that were reported as done, a mark is set
 // first that no crash leaves alone: a row of an unlogged table, which crash recovery empties. It must run while the restoring
 // role owns the database.
 func (r *run) tune(ctx context.Context, conn *pgx.Conn) error {
@@ -75,7 +73,7 @@ func (r *run) makeDurable(ctx context.Context) error {
 			return fmt.Errorf("%w: restore again", ErrServerCrashed) // the mark itself was lost
 		}
 		if err != nil {
-			return fmt.Errorf("look whether the server crashed meanwhile: %w", postgres.ServerError(err))
+			return fmt.Errorf("look whether the server crashed meanwhile: %w", sessionError(conn, err))
 		}
 		if len(unharmed) != 1 || len(unharmed[0].Rows) != 1 {
 			return fmt.Errorf("%w: restore again", ErrServerCrashed)
