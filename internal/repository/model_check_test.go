@@ -138,10 +138,10 @@ func (s setting) packNames(packs uint8) string {
 	for bit := range 8 {
 		switch pack := uint8(1) << bit; {
 		case packs&pack == 0:
-		case bit < 3:
-			names = append(names, [...]string{"both", "first", "second"}[bit])
+		case bit < 2:
+			names = append(names, [...]string{"first", "second"}[bit])
 		default:
-			names = append(names, s.actorName(uint8(bit-3)))
+			names = append(names, s.actorName(uint8(bit-2)))
 		}
 	}
 	return "{" + strings.Join(names, " ") + "}"

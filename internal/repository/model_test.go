@@ -26,17 +26,16 @@ const (
 	damaged
 )
 
-// Packs are bits: three of the initial snapshots, then one for each run.
+// Packs are bits: one of each initial snapshot, then one of each run.
 const (
-	packBoth   = 1 << iota // named by both initial snapshots
-	packFirst              // by the older one
-	packSecond             // by the newer one
+	packFirst  = 1 << iota // of the older one
+	packSecond             // of the newer one
 )
 
-func ownPack(actor int) uint8 { return 8 << actor }
+func ownPack(actor int) uint8 { return 4 << actor }
 
 // initialPacks are what the initial snapshots name.
-var initialPacks = [2]uint8{packBoth | packFirst, packBoth | packSecond}
+var initialPacks = [2]uint8{packFirst, packSecond}
 
 // initialPlan names the older initial snapshot and its pack; whoever made it died before deleting anything.
 const (
@@ -117,7 +116,8 @@ type actor struct {
 	listed   uint16 // manifests and voids that it listed and no plan that it read names
 	todo     uint16 // manifests, or packs, still to delete
 	doomed   uint16 // manifests of its plan
-	drop     uint16 // plans that its own stands for
+	stands   uint16 // plans that its own stands for
+	drop     uint16 // plans still to delete
 	agedSnap uint16 // older than an hour, or a grace, when the lease was written
 	agedPlan uint16
 	result   uint8
@@ -214,7 +214,7 @@ func (s setting) initial() state {
 	var at state
 	at.snaps[0], at.snaps[1] = effective, effective
 	at.everSnap, at.old[0], at.atLease[0] = 3, 3, 3
-	at.packs = packBoth | packFirst | packSecond
+	at.packs = packFirst | packSecond
 	at.holder, at.released = maxActors, true
 	if s.plan {
 		at.plans[0], at.everPlan = effective, initialPlanManifests
@@ -302,6 +302,14 @@ func (at *state) plannedBy(set uint16) (manifests uint16, packs uint8) {
 		packs |= p
 	}
 	return manifests, packs
+}
+
+// superseded returns the plans that some of a set stand for.
+func (at *state) superseded(set uint16) (plans uint16) {
+	for set &^= 1; set != 0; set &= set - 1 {
+		plans |= at.actors[(mathbits.TrailingZeros16(set)-1)%maxActors].stands
+	}
+	return plans
 }
 
 // slot returns what lies at the run key with that code.
@@ -614,6 +622,10 @@ func (s *setting) step(at *state, i int, yield func(state, action)) {
 			}
 			condemned, _ := after.plannedBy(a.plans)
 			a.todo = condemned & a.listed
+			if !snapshot {
+				a.drop = a.plans & after.superseded(a.plans)
+				a.plans &^= a.drop
+			}
 			if !s.rules.baseBeforePlan || !snapshot {
 				a.listed &^= condemned
 			}
@@ -692,12 +704,16 @@ func (s *setting) step(at *state, i int, yield func(state, action)) {
 			after.plans[slot] = nothing
 			after.old[1] &^= 1 << slot
 			a.drop &= a.drop - 1
+			if a.result == running {
+				s.afterListing(a, snapshot)
+				return
+			}
 			a.afterFirstPass()
 		})
 	case opPutPack:
 		choices := []uint8{now.packs}
-		if s.subset && now.packs&packBoth != now.packs {
-			choices = append(choices, now.packs&packBoth)
+		if s.subset && now.packs != 0 {
+			choices = append(choices, 0)
 		}
 		for _, packs := range choices {
 			simple(packs, func(after *state, a *actor) {
@@ -735,7 +751,7 @@ func (s *setting) step(at *state, i int, yield func(state, action)) {
 				case snapshot:
 					a.giveBack(succeeded)
 				default:
-					a.result, a.todo = succeeded, a.doomed
+					a.result, a.todo, a.drop = succeeded, a.doomed, a.stands
 					a.afterFirstPass()
 				}
 			},
@@ -761,7 +777,7 @@ func (s *setting) step(at *state, i int, yield func(state, action)) {
 				if a.result = succeeded; snapshot {
 					a.giveBack(succeeded)
 				} else {
-					a.todo = a.doomed
+					a.todo, a.drop = a.doomed, a.stands
 					a.afterFirstPass()
 				}
 			default: // deleted by a plan, or damaged
@@ -824,6 +840,8 @@ func (s *setting) afterListing(a *actor, snapshot bool) {
 	switch {
 	case a.todo != 0 && !(s.rules.baseBeforePlan && snapshot && a.listed != 0):
 		a.op = opFinishPlan
+	case a.drop != 0:
+		a.op = opDropPlan
 	case a.listed != 0:
 		a.op = opOpen
 	case snapshot && a.base != 0:
@@ -906,7 +924,7 @@ func (s *setting) afterSecondPass(after *state, a *actor) {
 	for plans := a.plans & a.agedPlan; plans != 0; plans &= plans - 1 {
 		slot := mathbits.TrailingZeros16(plans)
 		if _, packs := after.planned(slot); packs&a.stored == 0 {
-			a.drop |= 1 << slot
+			a.stands |= 1 << slot
 		}
 	}
 	// Without any manifest a prune deletes nothing.
@@ -936,7 +954,7 @@ func (a *actor) giveBack(result uint8) {
 	a.op, a.again = opRelease, false
 	a.stored, a.named, a.plans, a.listed, a.todo, a.drop, a.agedSnap, a.agedPlan = 0, 0, 0, 0, 0, 0, 0, 0
 	if !a.became && !a.tried {
-		a.packs, a.doomed, a.base = 0, 0, 0
+		a.packs, a.doomed, a.stands, a.base = 0, 0, 0, 0
 	}
 }
 
@@ -945,7 +963,7 @@ func (a *actor) end(result uint8) {
 	if a.result == running {
 		a.result = result
 	}
-	*a = actor{op: opDone, key: a.key, base: a.base, packs: a.packs, doomed: a.doomed, became: a.became, tried: a.tried, result: a.result}
+	*a = actor{op: opDone, key: a.key, base: a.base, packs: a.packs, doomed: a.doomed, stands: a.stands, became: a.became, tried: a.tried, result: a.result}
 }
 
 // check notes the first invariant that does not hold.
