@@ -289,3 +289,14 @@ func addSequences(ranges []SequenceRange, more ...SequenceRange) []SequenceRange
 	}
 	return joined
 }
+
+// countSequences counts the numbers from from to to, both included, that lie in ascending ranges apart from one another.
+func countSequences(ranges []SequenceRange, from, to uint64) uint64 {
+	var count uint64
+	for _, r := range ranges {
+		if first, last := max(r.From, from), min(r.To, to); first <= last {
+			count += last - first + 1
+		}
+	}
+	return count
+}

@@ -634,21 +634,18 @@ func (p *pruner) deletePlans(ctx context.Context, ids []PlanID) error {
 
 // each calls work with 0 to n-1, several at once, until one fails.
 func (p *pruner) each(ctx context.Context, n int, work func(context.Context, int) error) error {
-	group, ctx := errgroup.WithContext(ctx)
+	group, groupCtx := errgroup.WithContext(ctx)
 	group.SetLimit(p.options.requests)
 	for i := range n {
-		if ctx.Err() != nil {
+		if groupCtx.Err() != nil {
 			break
 		}
-		group.Go(func() error { return work(ctx, i) })
+		group.Go(func() error { return work(groupCtx, i) })
 	}
 	if err := group.Wait(); err != nil {
 		return err
 	}
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	return nil
+	return context.Cause(ctx)
 }
 
 func (p *pruner) advance(update func(*PruneProgress)) {

@@ -67,9 +67,11 @@ const (
 	ProblemPackMissing      = "pack_missing"
 	ProblemPackSize         = "pack_size" // another length than the manifest says
 	ProblemPackDamaged      = "pack_damaged"
+	ProblemPackPlanned      = "pack_planned" // a plan is about to delete it, and snapshots need it
+	ProblemPlanDamaged      = "plan_damaged" // keeps hourvault from working, and absences may be explained by it
 	ProblemPageDamaged      = "page_damaged" // a part that says where rows are, or holds definitions, does not open or makes no sense
 	ProblemRowsDamaged      = "rows_damaged"
-	ProblemUnreadable       = "unreadable" // the store could not deliver it
+	ProblemUnreadable       = "unreadable"             // the store could not deliver it
 	ProblemRolledBack       = "repository_rolled_back" // older than a witness knows it
 )
 
@@ -78,7 +80,8 @@ const (
 	NoticeLeftoverPacks      = "leftover_packs"
 	NoticeVoids              = "voids"
 	NoticeUnclaimedWorkspace = "unclaimed_workspace"
-	NoticePlans              = "plans"
+	NoticePlannedPacks       = "planned_packs" // wait for the end of a plan's grace period
+	NoticePlanPending        = "plan_pending"  // a plan names snapshots that are still listed: it is under way, or the next run completes it
 	NoticeUnexpected         = "unexpected_object"
 )
 

@@ -30,9 +30,12 @@ type workspaceVerifier struct {
 	workspace *Workspace
 	parts     *partReader // of all packs that any manifest names
 
-	snapshots []*Snapshot // those that open, ascending by id
+	snapshots []*Snapshot // those that open and that no plan names, ascending by id
 	listed    map[SnapshotID]objectState
 	packs     map[PackName]*verifiedPack
+	plans     []*storedPlan         // in effect, ascending
+	condemned map[SnapshotID]PlanID // manifests that plans name
+	planless  bool                  // some plans could not be read
 
 	mu       sync.Mutex
 	result   VerifiedWorkspace
@@ -111,10 +114,13 @@ func (w *workspaceVerifier) run(ctx context.Context) {
 	w.checkLease(ctx)
 	// Manifests are listed before packs: all packs of a manifest that was seen were stored before it.
 	w.openManifests(ctx)
+	// Plans are listed after manifests: whatever deleted one of those was there before.
+	w.readPlans(ctx)
 	w.checkHistory()
 	w.checkWitnesses()
 	w.checkPacks(ctx)
 	w.checkContent(ctx)
+	w.dropDeleted(ctx)
 }
 
 // finish hands the outcome over.
@@ -341,15 +347,97 @@ func (w *workspaceVerifier) openManifests(ctx context.Context) {
 	}
 	_ = group.Wait() // problems were collected; no function returns an error
 	slices.SortFunc(w.snapshots, func(a, b *Snapshot) int { return compareIDs(a.manifest.Snapshot, b.manifest.Snapshot) })
-	w.result.Snapshots = len(w.snapshots)
 	if voids > 0 {
 		w.notice(Notice{Kind: NoticeVoids, Object: w.id().snapshotsPrefix(), Count: voids, Message: "runs that were given up before they became snapshots"})
 	}
-	plans := 0
-	w.list(ctx, w.id().plansPrefix(), func(objectstore.Info) { plans++ })
-	if plans > 0 {
-		w.notice(Notice{Kind: NoticePlans, Object: w.id().plansPrefix(), Count: plans, Message: "plans of a later version of hourvault: this version cannot tell which absent snapshots they explain"})
+}
+
+// planListings is how often plans are listed anew because one went away meanwhile: the plan that stands for it may not have been listed.
+const planListings = 5
+
+// readPlans opens all plans, and sets those manifests apart that they name: nobody promises that what those need is still there.
+func (w *workspaceVerifier) readPlans(ctx context.Context) {
+	for listing := 1; ; listing++ {
+		var unreadable []Problem
+		voids, gone := 0, false
+		w.plans = nil
+		complete := w.list(ctx, w.id().plansPrefix(), func(info objectstore.Info) {
+			var id PlanID
+			if id.UnmarshalText([]byte(strings.TrimPrefix(info.Key, w.id().plansPrefix()))) != nil {
+				unreadable = append(unreadable, Problem{Kind: ProblemUnexpected, Object: info.Key, Message: "not the name of a plan: of a later version, and this one can neither take snapshots nor prune while it is there"})
+				return
+			}
+			plan, err := w.workspace.openPlan(ctx, id)
+			switch kind := problemKind(err, ProblemPlanDamaged, ""); {
+			case err == nil:
+				w.plans = append(w.plans, plan)
+			case errors.Is(err, ErrVoid):
+				voids++
+			case errors.Is(err, objectstore.ErrNotFound):
+				gone = true
+			case kind == ProblemUnreadable && errors.Is(err, ErrPlanned):
+				unreadable = append(unreadable, Problem{Kind: ProblemUnknownFeature, Object: info.Key, Message: err.Error()})
+			default:
+				unreadable = append(unreadable, Problem{Kind: kind, Object: info.Key, Message: err.Error()})
+			}
+		})
+		if gone && listing < planListings {
+			continue
+		}
+		for _, problem := range unreadable {
+			w.report(problem)
+		}
+		w.planless = !complete || len(unreadable) > 0
+		if voids > 0 {
+			w.notice(Notice{Kind: NoticeVoids, Object: w.id().plansPrefix(), Count: voids, Message: "prunes that were given up before they decided what to delete"})
+		}
+		break
 	}
+	slices.SortFunc(w.plans, func(a, b *storedPlan) int { return comparePlans(a.Plan.Plan, b.Plan.Plan) })
+	w.condemned = make(map[SnapshotID]PlanID)
+	for _, plan := range w.plans {
+		listed := 0
+		for _, manifest := range plan.Manifests {
+			w.condemned[manifest.Snapshot] = plan.Plan.Plan
+			if state, present := w.listed[manifest.Snapshot]; present && state != stateVoid {
+				listed++
+			}
+		}
+		if listed > 0 {
+			w.notice(Notice{Kind: NoticePlanPending, Object: w.id().planKey(plan.Plan.Plan), Count: listed, Message: "snapshots that this plan deletes are still listed: it is being carried out, or the next run completes it"})
+		}
+	}
+	w.snapshots = slices.DeleteFunc(w.snapshots, func(s *Snapshot) bool { _, condemned := w.condemned[s.manifest.Snapshot]; return condemned })
+	w.result.Snapshots = len(w.snapshots)
+}
+
+// dropDeleted takes back what was reported of snapshots that a plan deleted while the check was under way.
+func (w *workspaceVerifier) dropDeleted(ctx context.Context) {
+	if !slices.ContainsFunc(w.problems, func(p Problem) bool { return p.Kind == ProblemPackMissing }) {
+		return
+	}
+	plans, err := w.workspace.listPlans(ctx)
+	if err != nil {
+		return // reported when they were listed before
+	}
+	deleted := make(map[SnapshotID]bool)
+	for _, id := range plans.listed {
+		if plan, err := plans.open(ctx, id); err == nil && plan != nil {
+			for _, manifest := range plan.Manifests {
+				deleted[manifest.Snapshot] = true
+				delete(w.damaged, manifest.Snapshot)
+			}
+		}
+	}
+	needed := make(map[string]bool)
+	for _, snapshot := range w.snapshots {
+		if !deleted[snapshot.manifest.Snapshot] {
+			for _, pack := range snapshot.manifest.Packs {
+				needed[w.id().packKey(pack.Name)] = true
+			}
+		}
+	}
+	w.problems = slices.DeleteFunc(w.problems, func(p Problem) bool { return p.Kind == ProblemPackMissing && !needed[p.Object] })
 }
 
 // checkHistory holds the manifests against what they say of one another.
@@ -359,20 +447,35 @@ func (w *workspaceVerifier) checkHistory() {
 		byID[snapshot.manifest.Snapshot] = snapshot
 	}
 	missing := make(map[SnapshotID]bool)
+	deleted := make(map[string]bool) // by plans: id and hash
+	var sequences []SequenceRange
+	for _, plan := range w.plans {
+		for _, manifest := range plan.Manifests {
+			deleted[manifest.Snapshot.String()+string(manifest.SHA256)] = true
+			sequences = append(sequences, SequenceRange{From: manifest.Sequence, To: manifest.Sequence})
+		}
+		for _, ref := range plan.Explained.Manifests {
+			deleted[ref.Snapshot.String()+string(ref.SHA256)] = true
+		}
+		sequences = append(sequences, plan.Explained.Sequences...)
+	}
+	sequences = addSequences(nil, sequences...)
+	unexplained := "a later snapshot names this one, and no plan explains why it is gone: it was deleted or hidden by somebody else"
+	if w.planless {
+		unexplained = "a later snapshot names this one, and no plan that can be read explains why it is gone"
+	}
 	for _, snapshot := range w.snapshots {
 		manifest := &snapshot.manifest
-		named := manifest.Alive
-		if manifest.Previous != nil {
-			named = append(slices.Clip(named), *manifest.Previous)
-		}
-		for _, ref := range named {
+		for _, ref := range manifest.references() {
 			object := w.id().manifestKey(ref.Snapshot)
 			state, present := w.listed[ref.Snapshot]
 			known := byID[ref.Snapshot]
 			switch {
 			case !present || state == stateVoid:
-				missing[ref.Snapshot] = true
-				w.report(Problem{Kind: ProblemManifestMissing, Object: object, Snapshot: ref.Snapshot, Message: "a later snapshot names this one, and no plan explains why it is gone: it was deleted or hidden by somebody else"})
+				if !deleted[ref.Snapshot.String()+string(ref.SHA256)] {
+					missing[ref.Snapshot] = true
+					w.report(Problem{Kind: ProblemManifestMissing, Object: object, Snapshot: ref.Snapshot, Message: unexplained})
+				}
 			case known != nil && !bytes.Equal(known.sha256, ref.SHA256):
 				w.report(Problem{Kind: ProblemManifestChanged, Object: object, Snapshot: ref.Snapshot,
 					Message: fmt.Sprintf("has SHA-256 %x, and a later snapshot recorded %x", known.sha256, []byte(ref.SHA256))})
@@ -394,8 +497,8 @@ func (w *workspaceVerifier) checkHistory() {
 		return cmp.Or(cmp.Compare(a.manifest.Sequence, b.manifest.Sequence), compareIDs(a.manifest.Snapshot, b.manifest.Snapshot))
 	})
 	explained := uint64(len(missing))
-	for _, state := range w.listed {
-		if state == stateUnreadable {
+	for id, state := range w.listed {
+		if _, condemned := w.condemned[id]; state == stateUnreadable && !condemned {
 			explained++
 		}
 	}
@@ -407,7 +510,7 @@ func (w *workspaceVerifier) checkHistory() {
 				Message: fmt.Sprintf("has sequence %d, like snapshot %s", last, bySequence[i-1].manifest.Snapshot)})
 		}
 		if manifest.Sequence > last {
-			absent += manifest.Sequence - last - 1
+			absent += manifest.Sequence - last - 1 - countSequences(sequences, last+1, manifest.Sequence-1)
 		}
 		last = manifest.Sequence
 	}
@@ -471,6 +574,21 @@ func (w *workspaceVerifier) checkPacks(ctx context.Context) {
 	w.v.advance(func(p *VerifyProgress) { p.PacksTotal += len(w.packs); p.PackBytesTotal += w.result.PackBytes })
 
 	sizes := make(map[PackName]int64, len(w.packs))
+	planned := make(map[PackName]*Notice)
+	var waits []*Notice
+	for _, plan := range w.plans {
+		waiting := &Notice{Kind: NoticePlannedPacks, Object: w.id().planKey(plan.Plan.Plan), Message: "packs that no snapshot needs: the first prune after " + plan.modified.Add(plan.grace).UTC().Format(time.RFC3339) + " deletes them"}
+		if plan.modified.IsZero() {
+			waiting.Message = "packs that no snapshot needs: a prune deletes them, but the store does not say how old the plan is"
+		}
+		waits = append(waits, waiting)
+		for _, pack := range plan.Packs {
+			planned[pack.Name] = waiting
+			if w.packs[pack.Name] != nil {
+				w.report(Problem{Kind: ProblemPackPlanned, Object: w.id().packKey(pack.Name), Message: fmt.Sprintf("snapshots need this pack, and plan %s is about to delete it", plan.Plan.Plan)}, naming(pack.Name)...)
+			}
+		}
+	}
 	var leftovers Notice
 	complete := w.list(ctx, w.id().packsPrefix(), func(info objectstore.Info) {
 		var name PackName
@@ -482,12 +600,21 @@ func (w *workspaceVerifier) checkPacks(ctx context.Context) {
 			sizes[name] = info.Size
 			return
 		}
-		leftovers.Count++
-		leftovers.Bytes += uint64(info.Size)
+		unnamed := planned[name]
+		if unnamed == nil {
+			unnamed = &leftovers
+		}
+		unnamed.Count++
+		unnamed.Bytes += uint64(info.Size)
 	})
+	for _, waiting := range waits {
+		if waiting.Count > 0 {
+			w.notice(*waiting)
+		}
+	}
 	if leftovers.Count > 0 {
 		leftovers.Kind, leftovers.Object = NoticeLeftoverPacks, w.id().packsPrefix()
-		leftovers.Message = "packs that no readable manifest names: of runs that ended before they became snapshots, or still run"
+		leftovers.Message = "packs that neither a readable manifest nor a plan names: of runs that ended before they became snapshots, or still run"
 		w.notice(leftovers)
 	}
 	names := slices.SortedFunc(maps.Keys(w.packs), func(a, b PackName) int { return strings.Compare(a.String(), b.String()) })
