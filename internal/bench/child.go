@@ -58,7 +58,7 @@ func readAll(ctx context.Context, dsn string, withCTID bool) error {
 			return fmt.Errorf("connect to the server: %w", err)
 		}
 		connections[i] = conn
-		defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing was written
+		defer conn.Close(context.WithoutCancel(ctx))
 	}
 	rows, err := connections[0].Query(ctx, `SELECT c.oid::regclass::text, string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum), pg_relation_size(c.oid) / current_setting('block_size')::bigint
 		FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped

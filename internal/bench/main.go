@@ -29,8 +29,8 @@ func main() {
 	os.Exit(code)
 }
 
-// execute runs the program and returns its exit code: 0 done, 1 failed or a bound that was measured is not met by a
-// failure of hourvault itself, 2 wrong usage.
+// execute runs the program and returns its exit code: 0 done, also when a bound is not met; 1 failed, or hourvault
+// did; 2 wrong usage.
 func execute(ctx context.Context, arguments []string, stdout, stderr io.Writer) int {
 	if len(arguments) > 0 && arguments[0] == "child" {
 		if err := runChild(ctx, arguments[1:]); err != nil {
@@ -88,6 +88,7 @@ type options struct {
 	tools  []string
 	wal    []string
 	major  int
+	zstd   int
 
 	dir   string
 	keep  bool
@@ -126,6 +127,7 @@ func parseOptions(arguments []string, stderr io.Writer) (options, error) {
 	flags.Func("tools", "tools to measure, of "+strings.Join(opts.tools, ",")+" (default all)", list(&opts.tools, opts.tools, "tool"))
 	flags.Func("wal", "values of wal_level for restores, of replica,minimal (default both)", list(&opts.wal, opts.wal, "wal_level"))
 	flags.IntVar(&opts.major, "major", 15, "major version of the PostgreSQL server")
+	flags.IntVar(&opts.zstd, "zstd", 1, "level of zstd for pg_dump and pgBackRest; 1 is comparable with hourvault's")
 	flags.StringVar(&opts.s3, "s3", "minio", "S3 server: minio, which encrypts at rest, or versitygw")
 	flags.StringVar(&opts.dir, "dir", "", "directory to work in (default one of its own in /var/tmp)")
 	flags.BoolVar(&opts.keep, "keep", false, "keep the generated database in -dir, for the next run with the same -size and -major")
@@ -164,6 +166,8 @@ func (o *options) check() (err error) {
 	switch {
 	case o.rounds < 1:
 		return fmt.Errorf("-rounds is %d: at least 1", o.rounds)
+	case o.zstd < 1 || o.zstd > 19:
+		return fmt.Errorf("-zstd is %d: 1 to 19", o.zstd)
 	case o.keep && o.dir == "":
 		return errors.New("-keep needs -dir: say where")
 	case o.binDirs[o.major] == "":

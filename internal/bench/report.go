@@ -23,6 +23,7 @@ type report struct {
 	Settings    [][2]string       `json:"settings"`
 	S3Server    string            `json:"s3_server"`
 	Encrypted   bool              `json:"s3_encrypts"`
+	ZstdLevel   int               `json:"zstd_level"`
 	WantedBytes int64             `json:"wanted_bytes"`
 	Database    databaseSize      `json:"database"`
 	Rounds      int               `json:"rounds"`
@@ -229,10 +230,13 @@ func (r *report) ratios() []ratio {
 	}
 	wall := func(l *line) float64 { return l.wall }
 	added := func(l *line) float64 { return float64(l.added) }
+	cpu := func(l *line) float64 { return l.toolCPU + l.postgres + l.s3 }
 
 	first := find(partBackup, toolHourvault, "")
 	compare("first snapshot: time of pg_dump (zstd), age and upload / time of hourvault", find(partBackup, toolDump, ""), first, wall, 2, true)
 	compare("first snapshot: time of a full backup by pgBackRest / time of hourvault", find(partBackup, toolPgBackRest, ""), first, wall, 1, true)
+	compare("first snapshot: CPU of tool and servers, pg_dump (zstd), age and upload / hourvault", find(partBackup, toolDump, ""), first, cpu, 0, true)
+	compare("first snapshot: CPU of tool and servers, pgBackRest / hourvault", find(partBackup, toolPgBackRest, ""), first, cpu, 0, true)
 	compare("first snapshot: time of hourvault / time of the floor, COPY of all rows", first, find(partBackup, toolFloor, ""), wall, 0, false)
 	compare("first snapshot: bytes of hourvault / bytes of the dump (zstd)", first, find(partBackup, toolDump, ""), added, 1.1, false)
 	memory("first snapshot: peak memory of hourvault", first)
@@ -240,6 +244,7 @@ func (r *report) ratios() []ratio {
 	compare("snapshot after 1 % of rows changed: bytes added by hourvault / by restic", find(partUpdate, toolHourvault, ""), find(partUpdate, toolRestic, ""), added, 0.5, false)
 	for _, level := range []string{"replica", "minimal"} {
 		compare("restore, wal_level "+level+": time of pg_restore -j 2 / time of hourvault", find(partRestore, toolRestore, level), find(partRestore, toolHourvault, level), wall, 1, true)
+		compare("restore, wal_level "+level+": CPU of tool and servers, pg_restore -j 2 / hourvault, statistics included in hourvault's", find(partRestore, toolRestore, level), find(partRestore, toolHourvault, level), cpu, 0, true)
 		withStatistics := find(partRestore, toolRestore, level)
 		if withStatistics != nil {
 			sum := *withStatistics
@@ -256,7 +261,7 @@ func (r *report) ratios() []ratio {
 func title(tool, part string) string {
 	switch tool {
 	case toolDump:
-		return fmt.Sprintf("pg_dump -Fc -Z zstd:%d, age, rclone", zstdLevel)
+		return "pg_dump -Fc (zstd), age, rclone"
 	case toolDumpGzip:
 		return "pg_dump -Fc (gzip), age, rclone"
 	case toolPgBackRest:
@@ -346,6 +351,7 @@ func (r *report) about() []string {
 		"Machine: " + r.Machine.String() + ".",
 		fmt.Sprintf("Database: %s of tables with TOAST, %s of indexes, about %d rows, in the page cache of the machine.", formatBytes(r.Database.TableBytes), formatBytes(r.Database.IndexBytes), r.Database.Rows),
 		"PostgreSQL with its defaults (fsync on) and " + strings.Join(settings, ", ") + ".",
+		fmt.Sprintf("Compression: zstd level %d for pg_dump and pgBackRest, the defaults of hourvault and restic.", r.ZstdLevel),
 		fmt.Sprintf("S3: %s on the same machine over TLS%s.", r.S3Server, encrypted),
 	}
 	for _, name := range slices.Sorted(maps.Keys(r.Versions)) {

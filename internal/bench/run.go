@@ -88,10 +88,6 @@ func (b *bench) say(format string, arguments ...any) {
 	fmt.Fprintf(b.stderr, "%s %s\n", time.Now().Format(time.TimeOnly), fmt.Sprintf(format, arguments...))
 }
 
-func (b *bench) wants(part, tool string) bool {
-	return slices.Contains(b.opts.parts, part) && slices.Contains(b.opts.tools, tool)
-}
-
 // setUp makes the directories, starts both servers and makes the database.
 func (b *bench) setUp(ctx context.Context) error {
 	as, err := serverprocess.Unprivileged()
@@ -129,7 +125,7 @@ func (b *bench) setUp(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("find this program: %w", err)
 	}
-	b.toolset = &toolset{dir: workDir, hourvault: b.opts.hourvault, self: self, clientDir: b.opts.clientBinDir(), serverDir: b.opts.binDirs[b.opts.major]}
+	b.toolset = &toolset{dir: workDir, hourvault: b.opts.hourvault, self: self, zstdLevel: b.opts.zstd, clientDir: b.opts.clientBinDir(), serverDir: b.opts.binDirs[b.opts.major]}
 	b.meter = &meter{dir: workDir, home: workDir, postgres: func() int { return b.cluster.pid() }, s3: func() int { return b.toolset.s3.pid() }}
 
 	b.toolset.s3, err = startS3(ctx, b.opts.s3, b.opts.servers[b.opts.s3], s3Dir, as)
@@ -146,7 +142,7 @@ func (b *bench) setUp(ctx context.Context) error {
 	}
 	b.report.Started = b.began.UTC()
 	b.report.Database, b.report.WantedBytes, b.report.Rounds, b.report.Major = size, b.opts.size, b.opts.rounds, b.opts.major
-	b.report.S3Server, b.report.Encrypted = b.opts.s3, b.toolset.s3.encrypts()
+	b.report.S3Server, b.report.Encrypted, b.report.ZstdLevel = b.opts.s3, b.toolset.s3.encrypts(), b.opts.zstd
 	b.report.Settings = serverSettings(b.opts.major)
 	b.report.Machine, err = describeMachine(b.base)
 	if err != nil {

@@ -14,10 +14,6 @@ import (
 	"time"
 )
 
-// zstdLevel is what the other tools are told. hourvault compresses at its library's default level, which its authors
-// describe as level 3 of the reference implementation.
-const zstdLevel = 3
-
 // toolset runs the tools on the servers of one benchmark.
 type toolset struct {
 	cluster *cluster
@@ -27,6 +23,7 @@ type toolset struct {
 
 	hourvault string // the program
 	self      string // this program
+	zstdLevel int    // of pg_dump and pgBackRest
 	// clientDir holds a pg_dump that knows zstd, serverDir the programs of the server's version.
 	clientDir, serverDir string
 	ageRecipient         string
@@ -250,7 +247,7 @@ func (t *toolset) dump(gzip bool, more ...string) program {
 	command := program{path: filepath.Join(t.serverDir, "pg_dump"), arguments: []string{"-Fc", "-d", database}, environment: t.cluster.clientEnvironment()}
 	if !gzip {
 		command.path = filepath.Join(t.clientDir, "pg_dump")
-		command.arguments = append(command.arguments, "-Z", "zstd:"+strconv.Itoa(zstdLevel))
+		command.arguments = append(command.arguments, "-Z", "zstd:"+strconv.Itoa(t.zstdLevel))
 	}
 	command.arguments = append(command.arguments, more...)
 	return command
@@ -371,7 +368,7 @@ pg1-path=%s
 pg1-socket-path=%s
 pg1-port=%d
 pg1-user=%s
-`, r.name, r.s3.port, r.s3.caFile, s3Region, r.s3.accessKey, r.s3.secretKey, zstdLevel, r.home(), r.cluster.dataDir(), r.cluster.dir, r.cluster.port, superuser)
+`, r.name, r.s3.port, r.s3.caFile, s3Region, r.s3.accessKey, r.s3.secretKey, r.zstdLevel, r.home(), r.cluster.dataDir(), r.cluster.dir, r.cluster.port, superuser)
 	file := filepath.Join(r.home(), "pgbackrest.conf")
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		return fmt.Errorf("configure pgbackrest: %w", err)
