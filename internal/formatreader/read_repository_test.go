@@ -580,30 +580,37 @@ func (w *workspace) lease() (lease, error) {
 	return found, nil
 }
 
-// checkHistory reports what section 13 calls missing or wrong. planned is true where plans exist that may explain it.
+// checkHistory reports what section 13 calls missing or wrong. planned is true where plans lie that the reader knows nothing of.
 func (w *workspace) checkHistory() (problems []error, planned bool, err error) {
 	all, err := w.snapshots()
 	if err != nil {
 		return nil, false, err
 	}
-	plans, err := w.repository.store.list(fmt.Sprintf("workspaces/%x/plans/", w.id))
+	plans, unknown, err := w.plans() // after the manifests
 	if err != nil {
 		return nil, false, err
 	}
+	some := func(holds func(*plan) bool) bool {
+		return slices.ContainsFunc(plans, func(p plan) bool { return holds(&p) })
+	}
+	explained := func(ref manifestRef) bool { return some(func(p *plan) bool { return p.explains(ref) }) }
+	listed := make(map[snapshotID]bool)
 	present := make(map[snapshotID]*snapshot)
 	missing := make(map[snapshotID]bool)
 	sequences := make(map[int64]snapshotID)
 	var newest, damaged int64
 	for _, object := range all {
-		if object.snapshot == nil {
-			if !errors.Is(object.err, errVoid) {
+		condemned := some(func(p *plan) bool { return p.deletes(object.id) })
+		if object.snapshot == nil || condemned {
+			listed[object.id] = !errors.Is(object.err, errVoid)
+			if object.err != nil && !condemned && !errors.Is(object.err, errVoid) {
 				damaged++
 				problems = append(problems, object.err)
 			}
 			continue
 		}
 		s := object.snapshot
-		present[s.id] = s
+		present[s.id], listed[s.id] = s, true
 		if other, ok := sequences[s.Sequence]; ok {
 			problems = append(problems, damage("snapshots %s and %s both have sequence %d", other, s.id, s.Sequence))
 		}
@@ -612,7 +619,7 @@ func (w *workspace) checkHistory() (problems []error, planned bool, err error) {
 		for _, ref := range s.Alive {
 			other, ok := present[ref.Snapshot]
 			switch {
-			case !ok && !missing[ref.Snapshot]:
+			case !listed[ref.Snapshot] && !missing[ref.Snapshot] && !explained(ref):
 				missing[ref.Snapshot] = true
 				problems = append(problems, damage("snapshot %s is missing: %s names it", ref.Snapshot, s.id))
 			case ok && string(other.sha256[:]) != string(ref.SHA256):
@@ -623,17 +630,32 @@ func (w *workspace) checkHistory() (problems []error, planned bool, err error) {
 			continue
 		}
 		if base, ok := present[s.Previous.Snapshot]; ok {
-			problems = append(problems, checkSuccessor(base, s)...)
+			problems = append(problems, checkSuccessor(base, s, explained)...)
 		}
 	}
-	if gap := newest - int64(len(sequences)); gap > int64(len(missing))+damaged {
+	gap := int64(0)
+	for number := int64(1); number < newest; number++ {
+		if _, ok := sequences[number]; !ok && !some(func(p *plan) bool { return p.counts(number) }) {
+			gap++
+		}
+	}
+	if gap > int64(len(missing))+damaged {
 		problems = append(problems, damage("%d numbers are missing below sequence %d, and only %d snapshots are known to be missing or damaged", gap, newest, int64(len(missing))+damaged))
 	}
-	return problems, len(plans) > 0, nil
+	for _, p := range plans {
+		for _, pack := range p.Packs {
+			for id, s := range present {
+				if _, needs := s.packs[pack.Name]; needs {
+					problems = append(problems, damage("plan %s deletes pack %s, which snapshot %s needs", p.Plan, pack.Name, id))
+				}
+			}
+		}
+	}
+	return append(problems, unknown...), len(unknown) > 0, nil
 }
 
 // checkSuccessor holds a snapshot against its base.
-func checkSuccessor(base, s *snapshot) (problems []error) {
+func checkSuccessor(base, s *snapshot, explained func(manifestRef) bool) (problems []error) {
 	if s.Sequence <= base.Sequence {
 		problems = append(problems, damage("snapshot %s has sequence %d, its base %s has %d", s.id, s.Sequence, base.id, base.Sequence))
 	}
@@ -642,7 +664,7 @@ func checkSuccessor(base, s *snapshot) (problems []error) {
 		said := slices.ContainsFunc(s.Warnings, func(w warning) bool {
 			return w.Code == "manifest_missing" && string(w.Object) == string(ref.Snapshot)
 		})
-		if !kept && !said {
+		if !kept && !said && !explained(ref) {
 			problems = append(problems, damage("snapshot %s drops %s without saying so", s.id, ref.Snapshot))
 		}
 	}

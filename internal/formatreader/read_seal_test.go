@@ -18,6 +18,7 @@ const (
 	kindLease        = 3
 	kindManifest     = 4
 	kindVoid         = 5
+	kindPlan         = 6
 	kindPack         = 8
 	kindChunk        = 16
 	kindArchive      = 17
@@ -31,7 +32,7 @@ const (
 
 func kindLabel(kind byte) string {
 	return map[byte]string{
-		kindClaim: "claim", kindWorkspace: "workspace", kindLease: "lease", kindManifest: "manifest", kindVoid: "void", kindChunk: "chunk", kindArchive: "archive",
+		kindClaim: "claim", kindWorkspace: "workspace", kindLease: "lease", kindManifest: "manifest", kindVoid: "void", kindPlan: "plan", kindChunk: "chunk", kindArchive: "archive",
 		kindListing: "listing", kindIndex: "index", kindTables: "tables", kindSequences: "sequences", kindLargeObjects: "large objects", kindDirectory: "directory",
 	}[kind]
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/hourvault/hourvault/crypto"
 	"github.com/hourvault/hourvault/internal/catalog"
 	"github.com/hourvault/hourvault/internal/objectstore"
+	"github.com/hourvault/hourvault/internal/objectstore/faultstore"
 )
 
 // vectorDirectory holds a repository that was written once, and what must come out of it for ever. It is never written again to make
@@ -220,4 +221,115 @@ func TestWriteVector(t *testing.T) {
 	}
 	abandoned.baseTables.close()
 	abandoned.lease.abandon()
+}
+
+// planVectorDirectory holds a repository with plans, as vectorDirectory one without: written once, and never again.
+const planVectorDirectory = "testdata/vector-plan-v1"
+
+// planVector is what must be found in it. Snapshots are those that are listed, the one that a plan names and that is still there included.
+type planVector struct {
+	Workspace WorkspaceID  `json:"workspace"`
+	Snapshots []SnapshotID `json:"snapshots"`
+	Plans     []Plan       `json:"plans"`
+}
+
+func readPlanVector(t *testing.T, workspace *Workspace) planVector {
+	t.Helper()
+	history, err := workspace.listPlans(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	plans, err := history.all(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := planVector{Workspace: workspace.id, Snapshots: idsOf(t, workspace)}
+	for _, plan := range plans {
+		got.Plans = append(got.Plans, plan.Plan)
+	}
+	if len(history.listed) != len(plans)+1 {
+		t.Errorf("%d objects below plans/, %d of them plans, and one should be a void", len(history.listed), len(plans))
+	}
+	return got
+}
+
+func TestVectorOfPlansDecodesForEver(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(planVectorDirectory, "expected.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want planVector
+	if err := json.Unmarshal(text, &want); err != nil {
+		t.Fatal(err)
+	}
+	directory, err := objectstore.OpenDirectory(filepath.Join(planVectorDirectory, "repository"), objectstore.DirectoryOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer directory.Close()
+	repository := openIn(t, objectstore.ReadOnly(directory))
+	workspace, err := repository.OpenWorkspace(t.Context(), want.Workspace)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := readPlanVector(t, workspace); !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	if n := len(want.Plans); n != 2 || len(want.Plans[0].Explained.Manifests) == 0 || len(want.Plans[0].Supersedes) != 1 || len(want.Plans[1].Manifests) != 1 {
+		t.Errorf("%d plans: %+v", n, want.Plans)
+	}
+	kinds := make(map[string]int)
+	for _, notice := range mustBeSound(t, repository).Notices {
+		kinds[notice.Kind] += notice.Count
+	}
+	if kinds[NoticePlanPending] != 1 || kinds[NoticePlannedPacks] == 0 || kinds[NoticeVoids] != 1 {
+		t.Errorf("notices %v", kinds)
+	}
+}
+
+func TestWritePlanVector(t *testing.T) {
+	if !*writeVector {
+		t.Skip("only by -write-vector, and never twice")
+	}
+	if _, err := os.Lstat(planVectorDirectory); !errors.Is(err, os.ErrNotExist) {
+		t.Fatalf("%s is there already (%v): stored plans of this version look like it, so it is not replaced", planVectorDirectory, err)
+	}
+	store := newDirectory(t)
+	repository := createIn(t, store)
+	workspace := newTestWorkspace(t, repository)
+	options := func(ids ...SnapshotID) PruneOptions { return PruneOptions{Writer: "vector", Condemn: condemn(ids...)} }
+	taken, _ := series(t, workspace, 5)
+	mustPrune(t, at(t, store, workspace, day), options(idOf(taken[1]), idOf(taken[2])))
+	more, _ := series(t, workspace, 3)
+	// The grace period of the first plan has passed, and the second stands for it.
+	mustPrune(t, at(t, store, workspace, day), options(idOf(taken[3]), idOf(more[0])))
+	// A prune that was given up, and one that died before it deleted what its plan names.
+	void, err := workspace.listPlans(t.Context())
+	if err == nil {
+		err = workspace.settle(t.Context(), workspace.id.planKey(newPlanID(time.Now(), void.greatest())), "test", "lease expired")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	faults := faultstore.New(store, faultstore.Fault{Method: faultstore.Delete, Err: errInjected})
+	if _, err := at(t, faults, workspace, 2*time.Hour).Prune(t.Context(), options(idOf(more[1]))); !errors.Is(err, errInjected) {
+		t.Fatal(err)
+	}
+	mustBeSound(t, repository)
+	text, err := json.MarshalIndent(readPlanVector(t, workspace), "", "\t")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range keysOf(t, store, "") {
+		path := filepath.Join(planVectorDirectory, "repository", filepath.FromSlash(key))
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, contentOf(t, store, key), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(planVectorDirectory, "expected.json"), append(text, '\n'), 0o644); err != nil {
+		t.Fatal(err)
+	}
 }
