@@ -183,6 +183,7 @@ func runBackup(ctx context.Context, a *app, opts backupOptions) error {
 	} else {
 		err = a.printBackup(result)
 	}
+	keeper.print()
 	switch {
 	case err != nil:
 		return err
