@@ -4,8 +4,15 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/hourvault/hourvault/internal/serverprocess"
 )
 
 func newMeter(t *testing.T) *meter {
@@ -49,16 +56,32 @@ func TestFailureOfAnyProgramOfAPipelineIsAnErrorWithWhatItSaid(t *testing.T) {
 
 func TestEndOfContextStopsThePipelineAndItsChildren(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
+	defer cancel(nil)
 	reason := errors.New("enough")
-	m := newMeter(t)
-	m.s3 = func() int { // asked when the first CPU times are read, just before the programs start
-		go cancel(reason)
-		return 0
+	told := filepath.Join(t.TempDir(), "child")
+	if err := unix.Mkfifo(told, 0o600); err != nil {
+		t.Fatal(err)
 	}
-	// The child holds the output open: the pipeline only ends when it does, too.
-	_, _, err := m.run(ctx, shell("sleep 1000 & wait"), shell("cat"))
+	child := make(chan int, 1)
+	go func() {
+		content, err := os.ReadFile(told) // waits for the program
+		pid, parseErr := strconv.Atoi(strings.TrimSpace(string(content)))
+		if err := errors.Join(err, parseErr); err != nil {
+			t.Errorf("the program told no process id: %v", err)
+		}
+		child <- pid
+		cancel(reason)
+	}()
+	_, _, err := newMeter(t).run(ctx, shell("true"), shell("sleep 1000 & echo $! >"+told+"; wait"))
 	if !errors.Is(err, reason) {
 		t.Errorf("error is %v, want the reason for stopping", err)
+	}
+	gone, done := context.WithTimeout(t.Context(), 10*time.Second)
+	defer done()
+	if pid := <-child; pid != 0 {
+		if err := serverprocess.AwaitGone(gone, pid); err != nil {
+			t.Errorf("a child of the program outlived it: %v", err)
+		}
 	}
 }
 
