@@ -93,7 +93,7 @@ func Run(ctx context.Context, server *postgres.Server, database postgres.Databas
 	run := &run{server: server, database: database, system: identity.SystemIdentifier, writer: writer, options: options}
 	ending, err := run.read(ctx)
 	if err != nil {
-		return nil, ended(StepRead, err, writer.Abandon(ctx))
+		return nil, ended(StepHold, err, writer.Abandon(ctx))
 	}
 	snapshot, err := writer.Commit(ctx, *ending)
 	if err != nil {
@@ -169,7 +169,7 @@ func (r *run) read(caller context.Context) (_ *repository.Ending, err error) {
 		if cause := r.interrupted(caller); cause != nil {
 			return nil, cause
 		}
-		return nil, err
+		return nil, at(StepHold, err) // without a step where the snapshot ended under all of them
 	}
 	// Only now is every row known to have been read, and every name is looked at once more.
 	if ending.Reading, err = r.snapshot.Reading(r.snapshot.Context()); err != nil {

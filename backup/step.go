@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"github.com/hourvault/hourvault/internal/postgres"
 	"github.com/hourvault/hourvault/internal/repository"
 )
 
@@ -99,17 +100,21 @@ func ended(step Step, err, leaseErr error) error {
 	return failed
 }
 
-// interrupted returns what ended the run's parts, when something did: it explains more than what failed because of it.
+// interrupted returns what ended the run's parts from outside, when something did: it explains more than the first error of
+// one of them. That the snapshot's own connection was lost does not count as such: it is closed when another part fails
+// while it is in use.
 func (r *run) interrupted(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return &StepError{Err: context.Cause(ctx)} // whoever called wants it to stop
 	}
-	cause := context.Cause(r.writer.Context())
+	stored, held := context.Cause(r.writer.Context()), context.Cause(r.snapshot.Context())
 	switch {
-	case errors.Is(cause, repository.ErrLeaseLost):
-		return at(StepLease, cause)
-	case cause != nil:
-		return at(StepStore, cause)
+	case errors.Is(stored, repository.ErrLeaseLost):
+		return at(StepLease, stored)
+	case stored != nil:
+		return at(StepStore, stored)
+	case errors.As(held, new(*postgres.GaveWayError)):
+		return at(StepHold, held)
 	}
-	return at(StepHold, context.Cause(r.snapshot.Context()))
+	return nil
 }
