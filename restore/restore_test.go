@@ -738,3 +738,29 @@ func TestArchiveOfANewerPgDumpIsRestoredIntoAnOlderServer(t *testing.T) {
 		t.Errorf("without newer programs: %v", err)
 	}
 }
+
+// Rows that are loaded frozen are written once, and the first VACUUM finds nothing to do.
+func TestRestoredRowsAreFrozenWhereNothingForbidsIt(t *testing.T) {
+	for _, major := range testenv.Majors() {
+		t.Run(fmt.Sprintf("postgres %d", major), func(t *testing.T) {
+			cluster := testenv.Postgres(t, major)
+			original := cluster.CreateDatabase(t, "")
+			cluster.Exec(t, original, `
+				CREATE TABLE plain (a int, b text); INSERT INTO plain SELECT i, repeat('x', 100) FROM generate_series(1, 3000) i;
+				CREATE TABLE parts (a int, b text) PARTITION BY RANGE (a); CREATE TABLE part PARTITION OF parts DEFAULT;
+				INSERT INTO parts SELECT i, repeat('x', 100) FROM generate_series(1, 3000) i;
+				CREATE TABLE small (a int); INSERT INTO small SELECT generate_series(1, 3000);
+				-- Such a function does not see what the command that calls it inserts, unless that is frozen.
+				CREATE FUNCTION is_empty() RETURNS bool LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN NOT EXISTS (SELECT FROM public.looks_at_itself); END';
+				CREATE TABLE looks_at_itself (a int CHECK (is_empty()), b text); INSERT INTO looks_at_itself SELECT i, repeat('x', 100) FROM generate_series(1, 3000) i`)
+			into := intoName(t, cluster, original)
+			run(t, newServer(t, cluster, "postgres"), hold(t, newServer(t, cluster, "postgres"), original), restore.Options{Into: into})
+			assertEqualDumps(t, cluster.BinDir(), cluster, original, cluster, into)
+			got := query[string](t, cluster, into, `SELECT relname || ' ' || (relallvisible > 10) FROM pg_class
+				WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace ORDER BY 1`)
+			if want := []string{"looks_at_itself false", "part true", "plain true", "small false"}; !slices.Equal(got, want) {
+				t.Errorf("all rows frozen: %q, want %q", got, want)
+			}
+		})
+	}
+}

@@ -285,7 +285,8 @@ func (r *run) units(tables []catalog.StoredTable, relations map[relationName]rel
 		}
 		unit := loadUnit{
 			tables: []catalog.StoredTable{table}, into: tableName(table), as: roleFor(rel), bytes: table.Bytes,
-			freeze: table.Kind == catalog.KindTable, // what is not emptied first cannot be frozen, nor what COPY routes to partitions
+			// What is not emptied first cannot be frozen, nor what COPY routes to partitions.
+			freeze: table.Kind == catalog.KindTable && table.Bytes >= freezeFrom,
 		}
 		switch {
 		case table.Kind != catalog.KindTable && table.Kind != catalog.KindExtensionConfig:
@@ -460,7 +461,7 @@ func (r *run) copyTable(ctx context.Context, conn *pgx.Conn, unit loadUnit, tabl
 	source := make(chan error, 1)
 	go func() {
 		// Rows come block by block: larger pieces cost fewer messages and hand-overs.
-		buffered := bufio.NewWriterSize(writer, copyBuffer)
+		buffered := bufio.NewWriterSize(writer, int(min(table.Bytes, copyBuffer)))
 		err := r.source.Rows(sourceCtx, table, buffered)
 		if err == nil {
 			err = buffered.Flush()
@@ -498,6 +499,10 @@ func (r *run) copyTable(ctx context.Context, conn *pgx.Conn, unit loadUnit, tabl
 	}
 	return tag.RowsAffected(), nil
 }
+
+// freezeFrom is how many bytes of rows a table must have to be loaded frozen: freezing makes a visibility map, a file more
+// to write and to flush, which costs a small table more than it saves.
+const freezeFrom = 128 << 10
 
 // copyBuffer is how many bytes of rows are gathered before they are handed to the connection.
 const copyBuffer = 256 << 10
