@@ -64,6 +64,9 @@ func (s *crashSite) crashBackup(at killing, count *tally, compare bool) {
 		s.verify()
 		s.must("backup", s.database)
 	}
+	if count.runs%20 == 0 {
+		s.t.Log(count.String())
+	}
 	if compare {
 		s.restored(s.database + "_back")
 		count.restored++

@@ -44,6 +44,7 @@ type crashSite struct {
 	database string
 	dir      string
 	prefixes int
+	traffic  int64 // bytes that the run at hand exchanges with PostgreSQL when nothing happens
 
 	config, direct string
 }
