@@ -12,7 +12,7 @@ import (
 // Bounds of the model. A run draws its name behind the greatest there, so names are counted in levels above the initial ones.
 const (
 	maxActors = 3
-	maxLevels = 4
+	maxLevels = 6
 	snapSlots = 2 + maxLevels*maxActors // two snapshots are there from the beginning
 	planSlots = 1 + maxLevels*maxActors // and, where asked for, one plan
 	maxFlight = 2
@@ -39,7 +39,7 @@ var initialPacks = [2]uint8{packFirst, packSecond}
 
 // initialPlan names the older initial snapshot and its pack; whoever made it died before deleting anything.
 const (
-	initialPlanManifests uint16 = 1
+	initialPlanManifests uint32 = 1
 	initialPlanPacks            = packFirst
 )
 
@@ -108,18 +108,19 @@ type actor struct {
 	seen     uint8  // code of the run key in the lease that it waits for
 	current  bool   // the ETag that it read is still that of the lease
 	again    bool   // the write is a second attempt
+	misnamed bool   // it does not know whether the lease names its new run key
 	base     uint8  // slot + 1
 	packs    uint8  // that its manifest or plan names; before: that the base or the kept manifests name
 	stored   uint8  // packs that a prune listed
 	named    uint8  // packs that any manifest names which a prune saw
-	plans    uint16 // effective ones that it read
-	listed   uint16 // manifests and voids that it listed and no plan that it read names
-	todo     uint16 // manifests, or packs, still to delete
-	doomed   uint16 // manifests of its plan
-	stands   uint16 // plans that its own stands for
-	drop     uint16 // plans still to delete
-	agedSnap uint16 // older than an hour, or a grace, when the lease was written
-	agedPlan uint16
+	plans    uint32 // effective ones that it read
+	listed   uint32 // manifests and voids that it listed and no plan that it read names
+	todo     uint32 // manifests, or packs, still to delete
+	doomed   uint32 // manifests of its plan
+	stands   uint32 // plans that its own stands for
+	drop     uint32 // plans still to delete
+	agedSnap uint32 // older than an hour, or a grace, when the lease was written
+	agedPlan uint32
 	result   uint8
 	tried    bool // its run key may yet be created
 	became   bool // it was created at some time
@@ -135,14 +136,14 @@ type flying struct {
 type state struct {
 	snaps     [snapSlots]uint8
 	plans     [planSlots]uint8
-	old       [2]uint16 // manifests and plans that were there when time passed
-	atLease   [2]uint16 // the same when the lease was written
+	old       [2]uint32 // manifests and plans that were there when time passed
+	atLease   [2]uint32 // the same when the lease was written
 	packs     uint8
 	holder    uint8 // of the lease: actor, or maxActors for whoever was before
 	leaseKey  uint8
 	released  bool
-	everSnap  uint16 // slots that were effective manifests
-	everPlan  uint16 // manifests that a plan in effect named
+	everSnap  uint32 // slots that were effective manifests
+	everPlan  uint32 // manifests that a plan in effect named
 	broken    bool   // a manifest was damaged
 	flight    [maxFlight]flying
 	actors    [maxActors]actor
@@ -254,7 +255,7 @@ func draw(slots []uint8, initial uint8, actor int) uint8 {
 	return slot
 }
 
-func mask(slots []uint8, want uint8) (set uint16) {
+func mask(slots []uint8, want uint8) (set uint32) {
 	for slot, what := range slots {
 		if what == want {
 			set |= 1 << slot
@@ -263,11 +264,11 @@ func mask(slots []uint8, want uint8) (set uint16) {
 	return set
 }
 
-func newest(set uint16) uint16 {
+func newest(set uint32) uint32 {
 	if set == 0 {
 		return 0
 	}
-	return 1 << (mathbits.Len16(set) - 1)
+	return 1 << (mathbits.Len32(set) - 1)
 }
 
 // names returns the packs that the manifest in a slot names.
@@ -278,15 +279,15 @@ func (at *state) names(slot int) uint8 {
 	return at.actors[(slot-2)%maxActors].packs
 }
 
-func (at *state) namedBy(set uint16) (packs uint8) {
+func (at *state) namedBy(set uint32) (packs uint8) {
 	for ; set != 0; set &= set - 1 {
-		packs |= at.names(mathbits.TrailingZeros16(set))
+		packs |= at.names(mathbits.TrailingZeros32(set))
 	}
 	return packs
 }
 
 // planned returns what a plan names.
-func (at *state) planned(slot int) (manifests uint16, packs uint8) {
+func (at *state) planned(slot int) (manifests uint32, packs uint8) {
 	if slot == 0 {
 		return initialPlanManifests, initialPlanPacks
 	}
@@ -295,9 +296,9 @@ func (at *state) planned(slot int) (manifests uint16, packs uint8) {
 }
 
 // plannedBy returns what a set of plans names.
-func (at *state) plannedBy(set uint16) (manifests uint16, packs uint8) {
+func (at *state) plannedBy(set uint32) (manifests uint32, packs uint8) {
 	for ; set != 0; set &= set - 1 {
-		m, p := at.planned(mathbits.TrailingZeros16(set))
+		m, p := at.planned(mathbits.TrailingZeros32(set))
 		manifests |= m
 		packs |= p
 	}
@@ -305,9 +306,9 @@ func (at *state) plannedBy(set uint16) (manifests uint16, packs uint8) {
 }
 
 // superseded returns the plans that some of a set stand for.
-func (at *state) superseded(set uint16) (plans uint16) {
+func (at *state) superseded(set uint32) (plans uint32) {
 	for set &^= 1; set != 0; set &= set - 1 {
-		plans |= at.actors[(mathbits.TrailingZeros16(set)-1)%maxActors].stands
+		plans |= at.actors[(mathbits.TrailingZeros32(set)-1)%maxActors].stands
 	}
 	return plans
 }
@@ -447,15 +448,15 @@ func (s *setting) next(at *state, yield func(state, action)) {
 	if good := mask(at.snaps[:], effective); s.damage && !at.broken && good != 0 {
 		after := *at
 		after.broken = true
-		after.snaps[mathbits.Len16(good)-1] = damaged
-		yield(after, action{op: opDamage, arg: uint8(mathbits.Len16(good) - 1)})
+		after.snaps[mathbits.Len32(good)-1] = damaged
+		yield(after, action{op: opDamage, arg: uint8(mathbits.Len32(good) - 1)})
 	}
 }
 
 // pass lets time pass: everything there is old then, and the store refuses requests that were signed before.
 func (s *setting) pass(at *state, yield func(state, action)) {
 	after := *at
-	after.old = [2]uint16{mask(at.snaps[:], effective), mask(at.plans[:], effective)}
+	after.old = [2]uint32{mask(at.snaps[:], effective), mask(at.plans[:], effective)}
 	for i := range after.flight {
 		after.flight[i] = flying{op: opDone}
 	}
@@ -609,7 +610,7 @@ func (s *setting) step(at *state, i int, yield func(state, action)) {
 				a.plans = 0
 			}
 			a.agedSnap, a.agedPlan = after.atLease[0], after.atLease[1]
-			if !snapshot && !s.rules.noRename && level(a.key, 1)*maxActors+uint8(i) < highest(after.plans[:], 1) {
+			if !snapshot && !s.rules.noRename && level(a.key, 1)*maxActors+uint8(i) <= highest(after.plans[:], 1) {
 				a.key, a.op = draw(after.plans[:], 1, i), opRename
 				return
 			}
@@ -631,7 +632,7 @@ func (s *setting) step(at *state, i int, yield func(state, action)) {
 			}
 			if snapshot {
 				a.plans = 0
-				if !s.rules.noRename && level(a.key, 2)*maxActors+uint8(i) < highest(after.snaps[:], 2) {
+				if !s.rules.noRename && level(a.key, 2)*maxActors+uint8(i) <= highest(after.snaps[:], 2) {
 					a.key, a.op = draw(after.snaps[:], 2, i), opRename
 					return
 				}
@@ -639,7 +640,7 @@ func (s *setting) step(at *state, i int, yield func(state, action)) {
 			s.afterListing(a, snapshot)
 		})
 	case opFinishPlan:
-		slot := mathbits.TrailingZeros16(now.todo)
+		slot := mathbits.TrailingZeros32(now.todo)
 		simple(uint8(slot), func(after *state, a *actor) {
 			after.remove(slot)
 			a.todo &= a.todo - 1
@@ -676,7 +677,10 @@ func (s *setting) step(at *state, i int, yield func(state, action)) {
 					s.afterNaming(a, snapshot)
 				}
 			},
-			gaveUp: func(after *state) { after.actors[i].giveBack(failed) },
+			gaveUp: func(after *state) {
+				after.actors[i].giveBack(failed)
+				after.actors[i].misnamed = true
+			},
 		}, yield)
 	case opSecondPass:
 		pack := uint8(now.todo & -now.todo)
@@ -699,7 +703,7 @@ func (s *setting) step(at *state, i int, yield func(state, action)) {
 			s.compare(after, a)
 		})
 	case opDropPlan:
-		slot := mathbits.TrailingZeros16(now.drop)
+		slot := mathbits.TrailingZeros32(now.drop)
 		simple(uint8(slot), func(after *state, a *actor) {
 			after.plans[slot] = nothing
 			after.old[1] &^= 1 << slot
@@ -731,7 +735,7 @@ func (s *setting) step(at *state, i int, yield func(state, action)) {
 				}
 				a.todo, a.op = a.doomed, opFirstPass
 				if a.todo == 0 {
-					a.result, a.todo, a.packs = succeeded, uint16(a.packs), 0
+					a.result, a.todo, a.packs = succeeded, uint32(a.packs), 0
 					s.afterSecondPass(after, a)
 				}
 			})
@@ -785,19 +789,20 @@ func (s *setting) step(at *state, i int, yield func(state, action)) {
 			}
 		})
 	case opFirstPass:
-		slot := mathbits.TrailingZeros16(now.todo)
+		slot := mathbits.TrailingZeros32(now.todo)
 		simple(uint8(slot), func(after *state, a *actor) {
 			after.remove(slot)
 			a.todo &= a.todo - 1
 			if a.todo == 0 && s.rules.noPlan {
-				a.result, a.todo, a.packs = succeeded, uint16(a.packs), 0
+				a.result, a.todo, a.packs = succeeded, uint32(a.packs), 0
 				s.afterSecondPass(after, a)
 				return
 			}
 			a.afterFirstPass()
 		})
 	case opRelease:
-		mine := int(at.holder) == i && !at.released
+		// One that finds another run key there than the one it knows of takes the lease for lost, and leaves it to expire.
+		mine := int(at.holder) == i && !at.released && !(now.misnamed && at.leaseKey == s.code(now, i))
 		simple(0, func(after *state, a *actor) {
 			if mine {
 				after.writeLease(uint8(i), after.leaseKey, true)
@@ -825,7 +830,7 @@ func highest(slots []uint8, initial uint8) uint8 {
 }
 
 // listing is what a list of the manifests shows, voids included.
-func (at *state) listing() uint16 { return (1<<snapSlots - 1) &^ mask(at.snaps[:], nothing) }
+func (at *state) listing() uint32 { return (1<<snapSlots - 1) &^ mask(at.snaps[:], nothing) }
 
 // afterNaming begins to look at what is there.
 func (s *setting) afterNaming(a *actor, snapshot bool) {
@@ -858,7 +863,7 @@ func (s *setting) chooseBase(after *state, a *actor) {
 	listed := a.listed
 	a.listed, a.agedSnap, a.agedPlan = 0, 0, 0
 	for ; listed != 0; listed &^= newest(listed) {
-		slot := mathbits.Len16(listed) - 1
+		slot := mathbits.Len32(listed) - 1
 		if after.snaps[slot] == nothing {
 			a.giveBack(failed)
 			return
@@ -901,7 +906,7 @@ func (s *setting) compare(after *state, a *actor) {
 	if s.rules.freshLookOnly {
 		packs = a.stored
 	}
-	a.todo = uint16(packs & a.stored &^ a.named)
+	a.todo = uint32(packs & a.stored &^ a.named)
 	s.afterSecondPass(after, a)
 }
 
@@ -922,7 +927,7 @@ func (s *setting) afterSecondPass(after *state, a *actor) {
 		a.packs = 0
 	}
 	for plans := a.plans & a.agedPlan; plans != 0; plans &= plans - 1 {
-		slot := mathbits.TrailingZeros16(plans)
+		slot := mathbits.TrailingZeros32(plans)
 		if _, packs := after.planned(slot); packs&a.stored == 0 {
 			a.stands |= 1 << slot
 		}
