@@ -87,30 +87,74 @@ func (s *rowSplitter) Write(p []byte) (int, error) {
 // readCTID takes bytes of a ctid from p and returns the rest. The tab after the ctid is dropped; a newline in its place
 // is the whole row of a table without columns.
 func (s *rowSplitter) readCTID(p []byte) ([]byte, error) {
-	for i, c := range p {
-		if c != '\t' && c != '\n' {
-			if s.ctidLen == ctidBytes {
-				return nil, s.damaged("a row does not begin with a ctid")
-			}
-			s.ctid[s.ctidLen] = c
-			s.ctidLen++
-			continue
-		}
-		at, ok := parseCTID(s.ctid[:s.ctidLen])
-		if !ok {
-			return nil, s.damaged("a row does not begin with a ctid")
-		}
-		s.ctidLen = 0
-		if err := s.enter(at); err != nil {
-			return nil, err
-		}
-		s.inRow = true
-		if c == '\n' {
-			return p[i:], nil
-		}
-		return p[i+1:], nil
+	text := p
+	if s.ctidLen > 0 || len(p) <= ctidBytes {
+		// It may be cut: it is put together first.
+		n := copy(s.ctid[s.ctidLen:], p)
+		text = s.ctid[:s.ctidLen+n]
 	}
-	return nil, nil
+	at, size, ok := scanCTID(text)
+	switch {
+	case ok && size == len(text), !ok && size == len(text) && size <= ctidBytes:
+		// What ends it has not come yet.
+		s.ctidLen = copy(s.ctid[:], text)
+		return nil, nil
+	case !ok, text[size] != '\t' && text[size] != '\n':
+		return nil, s.damaged("a row does not begin with a ctid")
+	}
+	if err := s.enter(at); err != nil {
+		return nil, err
+	}
+	rest := p[size-s.ctidLen:]
+	s.ctidLen = 0
+	s.inRow = true
+	if rest[0] == '\n' {
+		return rest, nil
+	}
+	return rest[1:], nil
+}
+
+// scanCTID reads the ctid that text begins with, for instance "(17,3)", without sign, blanks or leading zeros. size is its length, and
+// where there is none the length up to the byte that is wrong: len(text) when none is.
+func scanCTID(text []byte) (at position, size int, ok bool) {
+	size, ok = expect(text, 0, '(')
+	if !ok {
+		return at, size, false
+	}
+	block, size, ok := scanDecimal(text, size, 1<<32-1)
+	if !ok {
+		return at, size, false
+	}
+	if size, ok = expect(text, size, ','); !ok {
+		return at, size, false
+	}
+	offset, size, ok := scanDecimal(text, size, 1<<16-1)
+	if !ok {
+		return at, size, false
+	}
+	size, ok = expect(text, size, ')')
+	return position{block: uint32(block), offset: uint16(offset)}, size, ok
+}
+
+func expect(text []byte, at int, c byte) (int, bool) {
+	if at < len(text) && text[at] == c {
+		return at + 1, true
+	}
+	return at, false
+}
+
+// scanDecimal reads the number that begins at from, and returns where it ends.
+func scanDecimal(text []byte, from int, limit uint64) (value uint64, end int, ok bool) {
+	for end = from; end < len(text); end++ {
+		c := text[end] - '0'
+		if c > 9 {
+			break
+		}
+		if value = value*10 + uint64(c); value > limit || end > from && text[from] == '0' {
+			return 0, end, false
+		}
+	}
+	return value, end, end > from
 }
 
 func (s *rowSplitter) enter(at position) error {
@@ -169,34 +213,6 @@ func (s *rowSplitter) order(at position, problem string) error {
 
 func (s *rowSplitter) damaged(problem string) error {
 	return fmt.Errorf("read %s: %s", printable(QualifiedName(s.table.Schema, s.table.Name)), problem)
-}
-
-// parseCTID reads the text of a ctid, for instance "(17,3)", without sign, blanks or leading zeros.
-func parseCTID(text []byte) (position, bool) {
-	if len(text) < len("(0,1)") || text[0] != '(' || text[len(text)-1] != ')' {
-		return position{}, false
-	}
-	left, right, found := bytes.Cut(text[1:len(text)-1], []byte{','})
-	block, okBlock := parseDecimal(left, 1<<32-1)
-	offset, okOffset := parseDecimal(right, 1<<16-1)
-	if !found || !okBlock || !okOffset {
-		return position{}, false
-	}
-	return position{block: uint32(block), offset: uint16(offset)}, true
-}
-
-func parseDecimal(text []byte, limit uint64) (uint64, bool) {
-	if len(text) == 0 || len(text) > 10 || len(text) > 1 && text[0] == '0' {
-		return 0, false
-	}
-	var value uint64
-	for _, c := range text {
-		if c < '0' || c > '9' {
-			return 0, false
-		}
-		value = value*10 + uint64(c-'0')
-	}
-	return value, value <= limit
 }
 
 // streamSplitter passes rows that carry no ctid as block 0.
