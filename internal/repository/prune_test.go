@@ -515,6 +515,23 @@ func TestRandomPrunesAndSnapshotsStayExplained(t *testing.T) {
 				t.Fatalf("step %d, after a prune that said %v: %v, %v", step, err, found.Problems, verifyError)
 			}
 			plans = max(plans, len(keysOf(t, store, workspace.id.plansPrefix())))
+			if err == nil {
+				history, err := workspace.listPlans(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				effective, err := history.all(t.Context())
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, plan := range effective {
+					for _, old := range plan.Supersedes {
+						if slices.Contains(history.listed, old) {
+							t.Errorf("step %d: plan %s stands for %s, which is still there", step, plan.Plan.Plan, old)
+						}
+					}
+				}
+			}
 		}
 		report := mustPrune(t, workspace, PruneOptions{}) // completes what a plan without its report began
 		for _, id := range idsOf(t, workspace) {
