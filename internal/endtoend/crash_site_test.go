@@ -244,21 +244,29 @@ func (s *crashSite) settle() {
 type killing struct {
 	name string
 	arm  func() <-chan struct{} // the channel is sent to, or closed, at the moment
-	late func()                 // lets a request that was held back land; may be nil
+	late func()                 // lets a request that was held back land, and waits for that; may be nil
 }
 
 // atRequest kills when the n-th request to the store was received and not passed on ("before"), when the server has answered
 // it ("after"), or as before, and then lets it land when the next run is over ("late").
 func (s *crashSite) atRequest(n int, mode string) killing {
-	release := make(chan struct{})
-	return killing{name: fmt.Sprintf("%s request %d", mode, n), arm: func() <-chan struct{} {
+	return s.atRule(fmt.Sprintf("request %d", n), testenv.Rule{From: n, Times: 1}, mode)
+}
+
+// atManifest does the same at the request that makes a snapshot exist. Its number varies with the renewals of the lease.
+func (s *crashSite) atManifest(mode string) killing {
+	return s.atRule("manifest", testenv.Rule{Method: "PUT", KeyContains: "/snapshots/", Times: 1}, mode)
+}
+
+func (s *crashSite) atRule(name string, rule testenv.Rule, mode string) killing {
+	release, landed := make(chan struct{}), make(chan testenv.Request, 1)
+	return killing{name: mode + " " + name, arm: func() <-chan struct{} {
 		now := make(chan struct{})
 		reached := make(chan testenv.Request, 1)
-		rule := testenv.Rule{From: n, Times: 1}
 		if mode == "after" {
 			rule.Landed, rule.StallAnswer = reached, make(chan struct{})
 		} else {
-			rule.Reached, rule.Release = reached, release
+			rule.Reached, rule.Release, rule.Landed = reached, release, landed
 		}
 		s.store.Clear()
 		s.store.Add(rule)
@@ -271,8 +279,14 @@ func (s *crashSite) atRequest(n int, mode string) killing {
 		}()
 		return now
 	}, late: func() {
-		if mode == "late" {
-			close(release)
+		if mode != "late" {
+			return
+		}
+		close(release)
+		select {
+		case <-landed:
+		case <-time.After(time.Minute):
+			s.t.Error("a request that was held back did not land")
 		}
 	}}
 }
@@ -326,7 +340,7 @@ func (s *crashSite) killed(at killing, args ...string) (testenv.Outcome, bool) {
 
 // measure runs the product undisturbed and returns how many requests it sends to the store, how many bytes it exchanges
 // with PostgreSQL, and how long it takes.
-func (s *crashSite) measure(args ...string) (requests int, traffic int64, took time.Duration) {
+func (s *crashSite) measure(args ...string) (requests []testenv.Request, traffic int64, took time.Duration) {
 	s.t.Helper()
 	s.store.Clear()
 	s.store.Forget()
@@ -335,5 +349,5 @@ func (s *crashSite) measure(args ...string) (requests int, traffic int64, took t
 	if outcome := s.start(args...).Wait(); outcome.Code != 0 {
 		s.t.Fatalf("hourvault %s: exit code %d\n%s", strings.Join(args, " "), outcome.Code, outcome.Stderr)
 	}
-	return len(s.store.Requests()), s.postgres.Passed(), time.Since(begin)
+	return s.store.Requests(), s.postgres.Passed(), time.Since(begin)
 }
