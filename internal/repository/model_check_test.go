@@ -258,10 +258,12 @@ func TestModelHoldsForTwoRuns(t *testing.T) {
 
 func TestModelHoldsForThreeRuns(t *testing.T) {
 	for _, actors := range []string{"SSS", "SSP", "SPP", "PPP"} {
-		mustHoldIn(t, setting{actors: actors, subset: true, time: true})
+		mustHoldIn(t, setting{actors: actors})
+		mustHoldIn(t, setting{actors: actors, time: true, unclear: true, runOnly: true, retries: true, flight: 1, begun: opPutRun})
 		if !testenv.Long() {
 			continue
 		}
+		mustHoldIn(t, setting{actors: actors, subset: true, time: true})
 		mustHoldIn(t, setting{actors: actors, subset: true, time: true, damage: true, plan: true})
 		mustHoldIn(t, setting{actors: actors, time: true, unclear: true, flight: 1})
 		mustHoldIn(t, setting{actors: actors, time: true, unclear: true, runOnly: true, retries: true, flight: 2})
@@ -286,7 +288,7 @@ func TestModelNeedsEveryRule(t *testing.T) {
 		{"prune that looks at its lease and stores no plan", setting{actors: "SP", rules: rules{noPlan: true}, damage: true}, 1},
 		{"packs deleted by a fresh look only", setting{actors: "SP", rules: rules{freshLookOnly: true}}, 1},
 		{"packs deleted by a fresh look only, packs listed first", setting{actors: "SP", rules: rules{freshLookOnly: true, packsFirst: true}}, 1},
-		{"manifests deleted while a duplicate is under way", setting{actors: "SSP", rules: rules{noMinAge: true}, unclear: true, runOnly: true, retries: true, flight: 1}, 8},
+		{"manifests deleted while a duplicate is under way", setting{actors: "SSP", rules: rules{noMinAge: true}, unclear: true, runOnly: true, retries: true, flight: 1, begun: opPutRun}, 8},
 		{"the newest snapshot deleted", setting{actors: "P", rules: rules{newestMayGo: true}}, 2},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -302,6 +304,6 @@ func TestModelNeedsEveryRule(t *testing.T) {
 // The grace period protects who reads without a lease, and the order of the two lists is free, because all runs before are settled.
 func TestModelNeedsNeitherGraceNorAnOrderOfLists(t *testing.T) {
 	for _, free := range []rules{{noGrace: true}, {packsFirst: true}} {
-		mustHoldIn(t, setting{actors: "SPP", rules: free, time: true, subset: true})
+		mustHoldIn(t, setting{actors: "SPP", rules: free, time: true, begun: opPutRun})
 	}
 }

@@ -191,6 +191,7 @@ type setting struct {
 	unclear bool // answers may be lost, and writes may be late
 	runOnly bool // but only those of manifests and plans
 	subset  bool // a snapshot may take over a part of its base
+	begun   op   // the first run has come to this operation already, alone; opDraw: all begin together
 }
 
 func (s setting) String() string {
@@ -202,6 +203,9 @@ func (s setting) String() string {
 		if may.may {
 			text += ", " + may.name
 		}
+	}
+	if s.begun != opDraw {
+		text += ", the first before operation " + fmt.Sprint(s.begun)
 	}
 	return fmt.Sprintf("%s, %d under way", text, s.flight)
 }
@@ -229,6 +233,14 @@ func (s setting) initial() state {
 	}
 	for i := range at.flight {
 		at.flight[i].op = opDone
+	}
+	for s.begun != opDraw && at.actors[0].op != s.begun {
+		from := at
+		s.step(&from, 0, func(next state, act action) {
+			if act.how == answered {
+				at = next
+			}
+		})
 	}
 	return at
 }
