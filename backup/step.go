@@ -92,7 +92,7 @@ func ended(step Step, err, leaseErr error) error {
 	if inner := (*StepError)(nil); errors.As(err, &inner) {
 		*failed = *inner
 	}
-	if joined, several := failed.Err.(interface{ Unwrap() []error }); several && leaseErr == nil { //nolint:errorlint // only what was joined outermost
+	if joined, several := failed.Err.(interface{ Unwrap() []error }); several && leaseErr == nil {
 		causes := joined.Unwrap()
 		failed.Err, leaseErr = causes[0], errors.Join(causes[1:]...)
 	}

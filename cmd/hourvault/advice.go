@@ -3,13 +3,8 @@ package main
 import (
 	"context"
 	"errors"
-	"io"
-	"net"
 	"slices"
 	"strings"
-	"syscall"
-
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/hourvault/hourvault/backup"
 	"github.com/hourvault/hourvault/internal/objectstore"
@@ -97,15 +92,15 @@ func adviceFor(err error) string {
 	case errors.As(err, &preflight):
 		return "" // every problem says what mends it
 	}
-	if state := sqlState(err); state != "" {
+	if state := postgres.SQLState(err); state != "" {
 		return adviceForState(state)
 	}
 	switch {
 	case errors.As(err, &tool):
 		return "see what " + tool.Tool + " says above, and PostgreSQL's log, then " + adviseRerun
-	case errors.As(err, new(*pgconn.ConnectError)), inStep && step.Step == backup.StepConnect:
+	case postgres.IsUnconnected(err), inStep && step.Step == backup.StepConnect:
 		return "see with hourvault doctor whether the server can be reached, then " + adviseRerun
-	case connectionLost(err):
+	case postgres.IsConnectionLost(err):
 		return adviseConnection
 	case inStep && step.Step.OfStore():
 		return adviseStore
@@ -140,20 +135,4 @@ func adviceForState(state string) string {
 		return "" // the error says what to check
 	}
 	return "see in PostgreSQL's log what the server says about it, then " + adviseRerun
-}
-
-func sqlState(err error) string {
-	var server *pgconn.PgError
-	if errors.As(err, &server) {
-		return server.Code
-	}
-	return ""
-}
-
-// connectionLost says whether a connection broke off. Those to the store have been told apart before.
-func connectionLost(err error) bool {
-	var lost *postgres.LeaderLostError
-	var network *net.OpError
-	return errors.As(err, &lost) || errors.As(err, &network) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) ||
-		errors.Is(err, net.ErrClosed) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }

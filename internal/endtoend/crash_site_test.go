@@ -22,7 +22,7 @@ const seedVariable = "HOURVAULT_TEST_SEED"
 func newRandom(t *testing.T) *rand.Rand {
 	t.Helper()
 	seed := rand.Uint64()
-	if given := os.Getenv(seedVariable); given != "" { //nolint:forbidigo // the seed of a test
+	if given := os.Getenv(seedVariable); given != "" {
 		var err error
 		if seed, err = strconv.ParseUint(given, 10, 64); err != nil {
 			t.Fatalf("%s: %v", seedVariable, err)

@@ -40,6 +40,6 @@ func (e *RangeError) Error() string {
 // unavailableError is an error for which errors.Is finds ErrUnavailable; its text is that of the cause.
 type unavailableError struct{ error }
 
-func (e unavailableError) Is(target error) bool { return target == ErrUnavailable } //nolint:errorlint // compared with itself
+func (e unavailableError) Is(target error) bool { return target == ErrUnavailable }
 
 func (e unavailableError) Unwrap() error { return e.error }
