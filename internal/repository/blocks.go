@@ -233,7 +233,7 @@ func (b *BlockWriter) pass(content []byte) error {
 			if err := b.sealPassed(); err != nil {
 				return err
 			}
-			b.through = append(b.through, newOpenChunk())
+			b.through = append(b.through, b.sw.newOpenChunk())
 		}
 		chunk := b.through[len(b.through)-1]
 		n := min(len(content), chunkTarget-len(chunk.content))
@@ -250,8 +250,29 @@ func (b *BlockWriter) sealPassed() error {
 	return b.seal(b.through[len(b.through)-1])
 }
 
-func newOpenChunk() *openChunk {
-	return &openChunk{content: make([]byte, 0, chunkTarget), sealed: make(chan struct{})}
+// chunkRoom is the capacity of a chunk's buffer: the block with which a chunk reaches its target still fits, unless it is a long one.
+const chunkRoom = chunkTarget + 64<<10
+
+// newOpenChunk returns an empty chunk, in a buffer of one that was sealed where there is one: chunks come as fast as rows are read, and
+// what the collector has not yet found would double the memory of a snapshot.
+func (sw *SnapshotWriter) newOpenChunk() *openChunk {
+	chunk := &openChunk{sealed: make(chan struct{})}
+	select {
+	case chunk.content = <-sw.buffers:
+	default:
+		chunk.content = make([]byte, 0, chunkRoom)
+	}
+	return chunk
+}
+
+// recycle keeps the buffer of a chunk that was sealed.
+func (sw *SnapshotWriter) recycle(buffer []byte) {
+	if cap(buffer) == chunkRoom {
+		select {
+		case sw.buffers <- buffer[:0]:
+		default:
+		}
+	}
 }
 
 // seal hands a chunk over to be compressed, sealed and packed. It waits while too many are under way.
@@ -262,6 +283,7 @@ func (b *BlockWriter) seal(chunk *openChunk) error {
 	b.sw.sealing.Go(func() error {
 		defer close(chunk.sealed)
 		chunk.ref, chunk.err = b.sw.packer.add(crypto.KindChunk, chunk.content)
+		b.sw.recycle(chunk.content)
 		chunk.content = nil
 		return b.sw.fail(chunk.err)
 	})
@@ -317,7 +339,7 @@ func (b *BlockWriter) store(page *pageBuilder, built *builtBlock) error {
 		return err
 	}
 	if b.chunk == nil {
-		b.chunk = newOpenChunk()
+		b.chunk = b.sw.newOpenChunk()
 	}
 	built.own, built.offset = []*openChunk{b.chunk}, uint64(len(b.chunk.content))
 	b.chunk.content = append(b.chunk.content, b.content...)

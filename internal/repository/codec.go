@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"runtime"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -24,18 +25,22 @@ type codec struct {
 	decoder *zstd.Decoder
 }
 
+// compressors is how many chunks are compressed, or decompressed, at once: as many as there are processors, but no more than four, which keep
+// up with what a few connections read. Each takes some MiB, and memory must not grow with the size of the machine.
+func compressors() int { return min(runtime.GOMAXPROCS(0), 4) }
+
 func newCodec() (*codec, error) {
 	// The fastest level is as good as the next one on rows, which are short and alike, and costs half. Left to
 	// itself it stores literals as they are where nothing repeats: but random bytes of a bytea are hexadecimal digits in COPY's text, of
 	// which entropy coding saves half. A window of 1 MiB covers a chunk; a larger one would only cost memory. The seal authenticates, so
 	// no checksum.
 	encoder, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithAllLitEntropyCompression(true),
-		zstd.WithWindowSize(1<<20), zstd.WithEncoderCRC(false))
+		zstd.WithWindowSize(1<<20), zstd.WithEncoderCRC(false), zstd.WithEncoderConcurrency(compressors()))
 	if err != nil {
 		return nil, err
 	}
 	// Without the limit to what the caller made room for, a frame that says more than its seal would be unpacked before it is refused.
-	decoder, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(maxTextSize), zstd.WithDecodeAllCapLimit(true))
+	decoder, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(compressors()), zstd.WithDecoderMaxMemory(maxTextSize), zstd.WithDecodeAllCapLimit(true))
 	if err != nil {
 		return nil, err
 	}
@@ -50,7 +55,15 @@ func (c *codec) compress(plain []byte) []byte {
 
 // decompress returns exactly plainSize bytes, or an error.
 func (c *codec) decompress(text []byte, plainSize int) ([]byte, error) {
-	plain, err := c.decoder.DecodeAll(text, make([]byte, 0, plainSize))
+	return c.decompressInto(nil, text, plainSize)
+}
+
+// decompressInto is decompress into the memory of buffer, where that suffices.
+func (c *codec) decompressInto(buffer, text []byte, plainSize int) ([]byte, error) {
+	if cap(buffer) < plainSize {
+		buffer = make([]byte, 0, plainSize)
+	}
+	plain, err := c.decoder.DecodeAll(text, buffer[:0:plainSize])
 	if err != nil {
 		return nil, fmt.Errorf("decompress: %w: %w", errMalformed, err)
 	}

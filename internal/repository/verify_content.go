@@ -73,6 +73,7 @@ func (w *workspaceVerifier) checkPack(ctx context.Context, info PackInfo, size i
 		return problems
 	}
 	offset := int64(crypto.HeaderSize)
+	var plain []byte // of one part after the other
 	for number, entry := range directory {
 		if ctx.Err() != nil {
 			return problems
@@ -91,7 +92,10 @@ func (w *workspaceVerifier) checkPack(ctx context.Context, info PackInfo, size i
 		if err == nil {
 			var text []byte
 			if text, err = sealer.Open(nil, entry.kind, uint32(number), uint64(entry.plain), sealed); err == nil {
-				_, err = w.v.repository.codec.decompress(text, int(entry.plain))
+				var opened []byte
+				if opened, err = w.v.repository.codec.decompressInto(plain, text, int(entry.plain)); err == nil {
+					plain = opened[:0]
+				}
 			}
 		}
 		if err != nil {

@@ -10,7 +10,6 @@ import (
 	"hash"
 	"iter"
 	"maps"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -52,6 +51,7 @@ type SnapshotWriter struct {
 	key            *crypto.Key // of fingerprintKey
 
 	packer  *packer
+	buffers chan []byte    // of chunks, to be used again
 	sealing errgroup.Group // chunks being sealed
 	listing errgroup.Group // listing pages that wait for their chunks; wait only for what sealing has begun
 
@@ -105,8 +105,9 @@ func (w *Workspace) BeginSnapshot(ctx context.Context, options SnapshotOptions) 
 		defer cancel()
 		return nil, errors.Join(err, ignoreLost(lease.release(releaseCtx)))
 	}
-	sw.sealing.SetLimit(runtime.GOMAXPROCS(0) + 1)
-	sw.listing.SetLimit(2 * runtime.GOMAXPROCS(0))
+	sw.sealing.SetLimit(compressors() + 1)
+	sw.listing.SetLimit(2 * compressors())
+	sw.buffers = make(chan []byte, compressors()+4)
 	sw.tables = sw.newRecordWriter(crypto.KindTables)
 	sw.sequences = sw.newRecordWriter(crypto.KindSequences)
 	sw.largeObjects = sw.newRecordWriter(crypto.KindLargeObjs)
