@@ -178,7 +178,7 @@ func TestPruneKeepsTheNewestAndTheYoung(t *testing.T) {
 	}
 	// A store that does not say when something was written, or whose clock was set back.
 	series(t, workspace, 1)
-	report = mustPrune(t, at(t, store, workspace, -time.Hour), PruneOptions{Condemn: condemnAll})
+	report = mustPrune(t, at(t, store, workspace, -2*time.Hour), PruneOptions{Condemn: condemnAll})
 	if len(report.Kept) != 2 || len(report.Deleted) != 0 {
 		t.Errorf("written in the future: %+v", report)
 	}
@@ -307,8 +307,8 @@ func TestNextRunCompletesAPlanBeforeAnythingElse(t *testing.T) {
 				t.Errorf("notices %+v", sound.Notices)
 			}
 			if next == "prune" {
-				if report := mustPrune(t, workspace, PruneOptions{}); report.Completed != 2 || !report.Plan.IsZero() {
-					t.Errorf("%+v", report)
+				if report := mustPrune(t, workspace, PruneOptions{}); report.Completed != 2 || !report.Plan.IsZero() || len(idsOf(t, workspace)) != 2 {
+					t.Errorf("%+v, listed %v", report, idsOf(t, workspace))
 				}
 			}
 			fifth := mustSnapshot(t, workspace, tables...)
@@ -325,6 +325,40 @@ func TestNextRunCompletesAPlanBeforeAnythingElse(t *testing.T) {
 			mustBeSound(t, repository)
 		})
 	}
+}
+
+// Another prune ends while one waits for the lease: plans must sort in the order in which they came into effect, because snapshots look at the
+// newest only.
+func TestPlansRiseWhenPrunesMeet(t *testing.T) {
+	store := newDirectory(t)
+	repository := createIn(t, store)
+	workspace := newTestWorkspace(t, repository)
+	taken, tables := series(t, workspace, 4)
+	faults, reached, release := stopAt(store, faultstore.PutIfMatch, "/lease")
+	waiting := at(t, faults, workspace, day)
+	type outcome struct {
+		report PruneReport
+		err    error
+	}
+	done := make(chan outcome, 1)
+	go func() {
+		report, err := waiting.Prune(t.Context(), PruneOptions{Condemn: condemn(idOf(taken[1]))})
+		done <- outcome{report, err}
+	}()
+	select {
+	case <-reached:
+	case ended := <-done:
+		t.Fatalf("the prune ended before it took the lease: %v", ended.err)
+	}
+	first := mustPrune(t, at(t, store, workspace, day), PruneOptions{Condemn: condemn(idOf(taken[0]))})
+	second := mustPrune(t, at(t, store, workspace, day), PruneOptions{Condemn: condemn(idOf(taken[2]))})
+	close(release)
+	third := <-done
+	if third.err != nil || comparePlans(first.Plan, second.Plan) >= 0 || comparePlans(second.Plan, third.report.Plan) >= 0 {
+		t.Errorf("%s, %s, then %s: %v", first.Plan, second.Plan, third.report.Plan, third.err)
+	}
+	mustHold(t, mustSnapshot(t, workspace, tables...), tables...)
+	mustBeSound(t, repository)
 }
 
 // The plan names the newest of those that are left when its holder died: a snapshot must not take it for its base, even where nothing
