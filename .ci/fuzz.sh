@@ -44,9 +44,16 @@ for i in "${!targets[@]}"; do
 	ran=$((ran + 1))
 	# Minimizing an input that only covers something new would take a minute of each: targets with goroutines of their own
 	# do not cover the same twice. One worker: what a target allocates is measured for the whole process.
-	if (cd "$root/$package" && "$binary" -test.run='^$' -test.fuzz="^$target\$" -test.fuzztime="$time" -test.fuzzminimizetime=20x \
-		-test.parallel=1 -test.fuzzcachedir="$cache/$package") >"$work/output" 2>&1; then
-		printf '%-24s %-28s %s\n' "$package" "$target" "$(grep -o 'execs: .*' "$work/output" | tail -1)"
+	passed=yes
+	(cd "$root/$package" && "$binary" -test.run='^$' -test.fuzz="^$target\$" -test.fuzztime="$time" -test.fuzzminimizetime=20x \
+		-test.parallel=1 -test.fuzzcachedir="$cache/$package") >"$work/output" 2>&1 || passed=
+	# On a busy machine Go's fuzzer can take the end of its own time for a failure (go.dev/issue/75804, mended in Go 1.27). A finding names its
+	# input, or a line of the test.
+	if [ -z "$passed" ] && grep -qx '    context deadline exceeded' "$work/output" && ! grep -qE 'Failing input|_test\.go:|panic|fatal error' "$work/output"; then
+		passed=yes
+	fi
+	if [ -n "$passed" ]; then
+		printf '%-24s %-28s %s\n' "$package" "$target" "$(grep -o 'execs: .*' "$work/output" | tail -1 || echo 'fewer than could be counted')"
 	else
 		failed+=("$package $target")
 		printf '%-24s %-28s FAILED\n' "$package" "$target"

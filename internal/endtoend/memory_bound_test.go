@@ -81,7 +81,9 @@ func (p *program) run(t *testing.T, args ...string) map[string]any {
 	watched := watchMemory(command.Process.Pid)
 	err := command.Wait()
 	peak, children := watched()
-	line := fmt.Sprintf("hourvault %s: %s, resident memory of at most %d MiB", strings.Join(args, " "), time.Since(begin).Round(100*time.Millisecond), peak>>20)
+	processor := command.ProcessState.UserTime() + command.ProcessState.SystemTime() // of the programs that it started, too
+	line := fmt.Sprintf("hourvault %s: %s, %s of processor time, resident memory of at most %d MiB", strings.Join(args, " "),
+		time.Since(begin).Round(100*time.Millisecond), processor.Round(100*time.Millisecond), peak>>20)
 	for name, size := range children {
 		line += fmt.Sprintf(", %s %d MiB", name, size>>20)
 	}
