@@ -408,6 +408,7 @@ func FuzzStream(f *testing.F) {
 	workspace := fuzzWorkspace(f)
 	f.Add([]byte{0, 1, 255, 255, 2}, uint64(1))
 	f.Add(bytes.Repeat([]byte{90, 3}, 40), uint64(2))
+	f.Add(bytes.Repeat([]byte{30, 3, 9}, 300), uint64(3))
 	f.Fuzz(func(t *testing.T, lengths []byte, seed uint64) {
 		var content strings.Builder
 		for i, n := range lengths {
@@ -419,8 +420,14 @@ func FuzzStream(f *testing.F) {
 		}
 		random := rand.New(rand.NewPCG(seed, 3))
 		view := inStore(workspace, newMemory())
-		first := cutStream(t, view, content.String(), func(rest int) int { return rest })
-		second := cutStream(t, view, content.String(), func(rest int) int { return min(rest, 1+random.IntN(1<<random.IntN(20))) })
+		first := cutStream(t, view, content.String(), func(rest string) int { return len(rest) })
+		second := cutStream(t, view, content.String(), func(rest string) int {
+			n := min(len(rest), 1+random.IntN(1<<random.IntN(20)))
+			if end := strings.IndexByte(rest[n:], '\n'); end >= 0 && random.IntN(2) == 0 {
+				n += end + 1 // at the end of a row, where a piece could end
+			}
+			return n
+		})
 		for what, snapshot := range map[string]*Snapshot{"in one piece": first, "in many": second} {
 			got, err := readTables(t.Context(), snapshot)
 			if err != nil || got[9] != content.String() {
@@ -443,7 +450,7 @@ func FuzzStream(f *testing.F) {
 }
 
 // cutStream takes a snapshot of one table that is read as a stream, written in pieces whose lengths cut chooses.
-func cutStream(t *testing.T, workspace *Workspace, content string, cut func(rest int) int) *Snapshot {
+func cutStream(t *testing.T, workspace *Workspace, content string, cut func(rest string) int) *Snapshot {
 	t.Helper()
 	writer, err := workspace.BeginSnapshot(t.Context(), SnapshotOptions{Holder: "test"})
 	if err != nil {
@@ -456,7 +463,7 @@ func cutStream(t *testing.T, workspace *Workspace, content string, cut func(rest
 	blocks := writer.NewBlockWriter()
 	stream := blocks.BeginStream(table)
 	for rest := content; len(rest) > 0; {
-		n := cut(len(rest))
+		n := cut(rest)
 		if written, err := stream.Write([]byte(rest[:n])); err != nil || written != n {
 			t.Fatalf("%d bytes of %d were taken: %v", written, n, err)
 		}
