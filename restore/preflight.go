@@ -414,12 +414,27 @@ func (c *preflightCheck) locale() error {
 	return execute(c.ctx, c.conn, "ROLLBACK")
 }
 
-// leftovers names databases of restores that were killed, or are still at work.
+// leftovers names databases and roles of restores that were killed, or are still at work.
 func (c *preflightCheck) leftovers() error {
-	names, err := c.names("leftovers", `SELECT datname::pg_catalog.text FROM pg_catalog.pg_database
+	databases, err := c.names("leftovers", `SELECT datname::pg_catalog.text FROM pg_catalog.pg_database
 		WHERE pg_catalog.starts_with(datname::pg_catalog.text, '`+TemporaryPrefix+`') ORDER BY 1`)
-	for _, name := range names {
-		c.warn("unfinished_restore", name, "database is left of a restore that did not finish, unless one is at work now: if none is, run %s", dropDatabaseSQL(string(name)))
+	if err != nil {
+		return err
+	}
+	roles, err := c.names("leftovers", `SELECT rolname::pg_catalog.text FROM pg_catalog.pg_roles
+		WHERE pg_catalog.starts_with(rolname::pg_catalog.text, '`+loaderPrefix+`') ORDER BY 1`)
+	for _, name := range databases {
+		remove := dropDatabaseSQL(string(name))
+		// The role may have rights in the database, so it goes last.
+		loader := catalog.Text(loaderPrefix + strings.TrimPrefix(string(name), TemporaryPrefix))
+		if i := slices.Index(roles, loader); i >= 0 {
+			roles = slices.Delete(roles, i, i+1)
+			remove += " " + dropRoleSQL(loader)
+		}
+		c.warn("unfinished_restore", name, "database is left of a restore that did not finish, unless one is at work now: if none is, run %s", remove)
+	}
+	for _, name := range roles {
+		c.warn("unfinished_restore", name, "role that may write to all tables is left of a restore that did not finish, unless one is at work now: if none is, run %s", dropRoleSQL(name))
 	}
 	return err
 }

@@ -581,6 +581,31 @@ func TestPreflightWarnsOfOtherVersionsOfExtensionsAndCollations(t *testing.T) {
 	}
 }
 
+func TestPreflightNamesWhatKilledRestoresLeft(t *testing.T) {
+	cluster := testenv.StartPostgres(t, 17)
+	original := cluster.CreateDatabase(t, "")
+	source := hold(t, newServer(t, cluster, "postgres"), original)
+	database := restore.TemporaryPrefix + "0123456789abcdef"
+	cluster.Exec(t, "postgres", `CREATE ROLE "hourvault loader 0123456789abcdef"; CREATE ROLE "hourvault loader fedcba9876543210"`)
+	cluster.Exec(t, "postgres", `CREATE DATABASE "`+database+`" ALLOW_CONNECTIONS false`)
+	plan, err := restore.Preflight(t.Context(), newServer(t, cluster, "postgres"), source, restore.Options{Into: "x"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(plan.Warnings) != 2 || plan.Warnings[0].Object != catalog.Text(database) || plan.Warnings[1].Object != "hourvault loader fedcba9876543210" {
+		t.Fatalf("warnings %+v", plan.Warnings)
+	}
+	for _, warning := range plan.Warnings {
+		_, remove, _ := strings.Cut(string(warning.Message), "run ")
+		for statement := range strings.SplitSeq(strings.TrimSuffix(remove, ";"), ";") {
+			cluster.Exec(t, "postgres", statement)
+		}
+	}
+	if plan, err = restore.Preflight(t.Context(), newServer(t, cluster, "postgres"), source, restore.Options{Into: "x"}); err != nil || len(plan.Warnings) != 0 {
+		t.Errorf("after what was advised: warnings %+v, %v", plan.Warnings, err)
+	}
+}
+
 func TestErrorsOfARestoreQuoteNoRows(t *testing.T) {
 	cluster := testenv.Postgres(t, 17)
 	original := cluster.CreateDatabase(t, "")
