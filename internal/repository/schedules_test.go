@@ -590,15 +590,15 @@ func (st *stage) follow(s setting, schedule []action) (state, error) {
 		default:
 			p := st.players[act.actor]
 			// A run that waits for a lease looks at it from time to time: most of the time it is before no operation.
-			if p.waits != act.op && (act.op != opOutwait || p.waits != opDone || p.done()) {
-				return at, fmt.Errorf("step %d: the run is before operation %d (and ended with %v), the model before %d (%s)", n+1, p.waits, p.err, act.op, s.label(&at, act))
+			if p.before() != act.op && (act.op != opOutwait || p.before() != opDone || p.done()) {
+				return at, fmt.Errorf("step %d: the run is before operation %d (and ended with %v), the model before %d (%s)", n+1, p.before(), p.err, act.op, s.label(&at, act))
 			}
 			p.set(func() { p.free = act.op == opOutwait })
-			if p.waits == act.op {
+			if p.before() == act.op {
 				p.decide <- act.how
 				synctest.Wait()
 			}
-			for round := 0; act.op == opOutwait && p.waits == opDone && !p.done(); round++ {
+			for round := 0; act.op == opOutwait && p.before() == opDone && !p.done(); round++ {
 				if round > 20 {
 					return at, fmt.Errorf("step %d: the lease never expires", n+1)
 				}
@@ -621,10 +621,17 @@ func (st *stage) follow(s setting, schedule []action) (state, error) {
 	}
 	for i, p := range st.players {
 		if !p.done() {
-			return at, fmt.Errorf("run %s goes on before operation %d", s.actorName(uint8(i)), p.waits)
+			return at, fmt.Errorf("run %s goes on before operation %d", s.actorName(uint8(i)), p.before())
 		}
 	}
 	return at, nil
+}
+
+// before is the operation that the run is stopped before.
+func (p *player) before() op {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.waits
 }
 
 func (p *player) done() bool {
