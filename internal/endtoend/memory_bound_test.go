@@ -212,7 +212,6 @@ func TestMemoryIsBoundedForLargeValues(t *testing.T) {
 		INSERT INTO public.big SELECT 1, pg_catalog.string_agg(pg_catalog.sha512(i::text::bytea), ''::bytea) FROM pg_catalog.generate_series(1, %d) i;
 		INSERT INTO public.big SELECT 2, v FROM public.big`, size/64))
 	const digest = `SELECT string_agg(id || ' ' || length(v) || ' ' || encode(sha256(v), 'hex'), ', ' ORDER BY id) FROM public.big`
-	want := queryText(t, cluster, database, digest)
 	program := buildProgram(t, cluster, inBucket(t))
 	if rows := program.snapshot(t, database)["rows"]; rows != float64(2) {
 		t.Errorf("%v rows", rows)
@@ -223,7 +222,7 @@ func TestMemoryIsBoundedForLargeValues(t *testing.T) {
 	}
 	// One of the values changes: what was found changed is read once more.
 	execute(t, cluster, database, `UPDATE public.big SET v = v || 'x'::bytea WHERE id = 2`)
-	want = queryText(t, cluster, database, digest)
+	want := queryText(t, cluster, database, digest)
 	program.snapshot(t, database)
 	program.run(t, "verify", "--read-data")
 	program.run(t, "restore", database, "--into", database+"_r")

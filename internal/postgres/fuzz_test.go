@@ -34,8 +34,8 @@ func (discard) Write(p []byte) (int, error) { return len(p), nil }
 // FuzzRowsOfBlocks compares the splitter with a naive one that sees all rows at once: what is accepted comes out byte for byte, block by
 // block, wherever it is cut, and what the naive one refuses is refused.
 func FuzzRowsOfBlocks(f *testing.F) {
-	f.Add([]byte("(0,1)\ta\tb\n(0,2)\t\n(7,1)\n(7,2)\t(7,3)\n"), uint64(1), uint32(0), uint32(OpenEnd))
-	f.Add([]byte("(4294967294,65535)\t\\N\n"), uint64(2), uint32(9), uint32(OpenEnd))
+	f.Add([]byte("(0,1)\ta\tb\n(0,2)\t\n(7,1)\n(7,2)\t(7,3)\n"), uint64(1), uint32(0), OpenEnd)
+	f.Add([]byte("(4294967294,65535)\t\\N\n"), uint64(2), uint32(9), OpenEnd)
 	f.Add([]byte("(3,1)\ta\n(4,1)\tb\n"), uint64(3), uint32(3), uint32(4))
 	f.Fuzz(func(t *testing.T, rows []byte, seed uint64, from, to uint32) {
 		want, blocks, count, ok := naiveSplit(string(rows), from, to)
