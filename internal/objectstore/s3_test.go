@@ -384,6 +384,57 @@ func TestLostAnswersAreSettled(t *testing.T) {
 	}
 }
 
+// suspendedSigner signs the second attempt as a machine does that was suspended before it, and says so.
+type suspendedSigner struct {
+	s3.HTTPSignerV4
+	by       time.Duration
+	attempts int
+	woken    func()
+}
+
+func (s *suspendedSigner) SignHTTP(ctx context.Context, credentials aws.Credentials, r *http.Request, hash, service, region string, at time.Time, options ...func(*v4.SignerOptions)) error {
+	if s.attempts++; s.attempts > 1 {
+		s.woken()
+		at = at.Add(s.by)
+	}
+	return s.HTTPSignerV4.SignHTTP(ctx, credentials, r, hash, service, region, at, append(options, func(o *v4.SignerOptions) {
+		o.DisableURIPathEscaping = true // as S3 wants it
+	})...)
+}
+
+func TestMachineThatWakesUpLateDoesNotCreateAgainWhatWasDeleted(t *testing.T) {
+	server := testenv.VersityGW(t)
+	options := serverOptions(t, server, SSENone)
+	others := open(t, options, tuning{})
+	proxy := newProxy(t, server.Endpoint)
+	options.Endpoint = proxy.url
+	for name, test := range map[string]struct {
+		by   time.Duration
+		want []string
+	}{
+		"at once":          {by: 0, want: []string{"some/prefix/key"}}, // shows that it would be created
+		"11 minutes later": {by: 11 * time.Minute},
+	} {
+		signer := &suspendedSigner{HTTPSignerV4: v4.NewSigner(), by: test.by, woken: func() {
+			if err := others.Delete(t.Context(), "key"); err != nil {
+				t.Error(err)
+			}
+		}}
+		store := open(t, options, tuning{client: []func(*s3.Options){func(o *s3.Options) { o.HTTPSignerV4 = signer }}})
+		proxy.cutAnswers(http.MethodPut, 1)
+		_, err := store.PutIfAbsent(t.Context(), "key", []byte("x"))
+		if refused := len(test.want) == 0; (err != nil) != refused || refused && !strings.Contains(err.Error(), "suspended") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if keys := keysInBucket(t, server, options.Bucket); !slices.Equal(keys, test.want) {
+			t.Errorf("%s: in the bucket: %q, want %q", name, keys, test.want)
+		}
+		if err := others.Delete(t.Context(), "key"); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestLostAnswerOfAnUnencryptedWriteLeavesNothing(t *testing.T) {
 	server := testenv.VersityGW(t)
 	options := serverOptions(t, server, SSES3)

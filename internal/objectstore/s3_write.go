@@ -18,6 +18,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/aws/smithy-go/middleware"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
 )
 
 // PutIfAbsent implements Store.
@@ -28,10 +29,11 @@ func (s *S3) PutIfAbsent(ctx context.Context, key string, content []byte) (Info,
 	}
 	input := s.putInput(key, content)
 	input.IfNoneMatch = aws.String("*")
+	begun := time.Now()
 	for round := 1; ; round++ {
-		written, err := s.put(ctx, step, key, content, input)
+		written, err := s.put(ctx, step, key, content, input, sendWithin(begun))
 		if !errors.Is(err, errCondition) {
-			if errors.Is(err, ErrNotEncrypted) {
+			if errors.Is(err, ErrNotEncrypted) && !tooLate(begun, time.Now()) {
 				s.removeUnencrypted(ctx, key, written.versionID)
 			}
 			return written.info, err
@@ -46,7 +48,7 @@ func (s *S3) PutIfAbsent(ctx context.Context, key string, content []byte) (Info,
 			return Info{}, fmt.Errorf("%s %s: %w", step, key, ErrExists)
 		case sseErr != nil:
 			// With one request sent, the object is older than this call, and not this call's to delete.
-			if written.attempts > 1 {
+			if written.attempts > 1 && !tooLate(begun, time.Now()) {
 				s.removeUnencrypted(ctx, key, nil)
 			}
 			return Info{}, fmt.Errorf("%s %s: %w", step, key, sseErr)
@@ -134,7 +136,7 @@ type putResult struct {
 
 // put sends one PutObject (again, when it must) and checks the answer. errCondition when the store says that the
 // condition does not hold; ErrNotEncrypted when it wrote without encrypting as asked.
-func (s *S3) put(ctx context.Context, step, key string, content []byte, input *s3.PutObjectInput) (putResult, error) {
+func (s *S3) put(ctx context.Context, step, key string, content []byte, input *s3.PutObjectInput, more ...func(*s3.Options)) (putResult, error) {
 	digest := sha256.Sum256(content)
 	checksum := base64.StdEncoding.EncodeToString(digest[:])
 	if s.options.Checksums == ChecksumsWhenSupported {
@@ -142,7 +144,7 @@ func (s *S3) put(ctx context.Context, step, key string, content []byte, input *s
 	}
 	input.Body = bytes.NewReader(content)
 	var result putResult
-	output, err := s.client.PutObject(ctx, input, signContent(digest), countAttempts(&result.attempts))
+	output, err := s.client.PutObject(ctx, input, append(more, signContent(digest), countAttempts(&result.attempts))...)
 	if err != nil {
 		return result, s.fail(ctx, step, key, err)
 	}
@@ -164,6 +166,36 @@ func (s *S3) put(ctx context.Context, step, key string, content []byte, input *s
 		return result, fmt.Errorf("%s %s: store answered without an ETag", step, key)
 	}
 	return result, nil
+}
+
+// creationWindow is how long after its call began a conditional creation may be sent. A key may become free again: a snapshot is deleted an hour
+// after it was stored at the earliest (docs/format.md, "History and plans"). A machine that was suspended between two
+// attempts must not create it anew then. The store itself refuses what was signed more than 15 minutes ago.
+const creationWindow = 10 * time.Minute
+
+// tooLate compares by the wall clock: the monotonic one may stand still while a machine is suspended.
+func tooLate(begun, now time.Time) bool { return now.Round(0).Sub(begun.Round(0)) > creationWindow }
+
+// sendWithin refuses to send what was signed later than creationWindow after begun. It looks at the time in the signature, so that
+// nothing can come between looking and signing.
+func sendWithin(begun time.Time) func(*s3.Options) {
+	check := middleware.FinalizeMiddlewareFunc("hourvaultCreationWindow", func(
+		ctx context.Context, in middleware.FinalizeInput, next middleware.FinalizeHandler,
+	) (out middleware.FinalizeOutput, metadata middleware.Metadata, err error) {
+		request, ok := in.Request.(*smithyhttp.Request)
+		if !ok {
+			panic("objectstore: internal error: the SDK's request is of another type")
+		}
+		signed, err := time.Parse("20060102T150405Z", request.Header.Get("X-Amz-Date"))
+		if err != nil {
+			return out, metadata, fmt.Errorf("time of the signature: %w", err)
+		}
+		if tooLate(begun, signed) {
+			return out, metadata, fmt.Errorf("not sent again %s after the first attempt, because the object may have been stored, used and deleted since; was this machine suspended?", signed.Sub(begun).Round(time.Second))
+		}
+		return next.HandleFinalize(ctx, in)
+	})
+	return s3.WithAPIOptions(func(stack *middleware.Stack) error { return stack.Finalize.Insert(check, "Signing", middleware.After) })
 }
 
 // signContent makes the SHA-256 of the content part of the signature (header x-amz-content-sha256), so that every
