@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/hourvault/hourvault/internal/repository"
 )
 
 // DamagedError says that a witness file does not hold what this package writes. Nothing overwrites such a file.
@@ -64,7 +66,7 @@ func ReadFile(path string) ([]Sighting, error) {
 
 func parseFile(content []byte) ([]Sighting, error) {
 	var stored file
-	decoder := json.NewDecoder(bytes.NewReader(content))
+	decoder := json.NewDecoder(bytes.NewReader(withoutLastComma(content)))
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(&stored); err != nil {
 		return nil, err
@@ -75,6 +77,7 @@ func parseFile(content []byte) ([]Sighting, error) {
 	if stored.Format != fileFormat {
 		return nil, fmt.Errorf("has format %d, and this version knows %d", stored.Format, fileFormat)
 	}
+	known := make(map[entryKey]bool, len(stored.Witnesses))
 	for i, sighting := range stored.Witnesses {
 		err := sighting.check()
 		switch {
@@ -83,19 +86,42 @@ func parseFile(content []byte) ([]Sighting, error) {
 			err = errors.New("has no repository_id")
 		case sighting.Snapshot.IsZero():
 			err = errors.New("has no snapshot")
-		case slices.ContainsFunc(stored.Witnesses[:i], sighting.sameWorkspace):
+		case known[sighting.key()]:
 			err = errors.New("names a workspace for the second time")
 		}
 		if err != nil {
 			return nil, fmt.Errorf("entry %d %w", i+1, err)
 		}
+		known[sighting.key()] = true
 	}
 	return stored.Witnesses, nil
 }
 
-func (s Sighting) sameWorkspace(other Sighting) bool {
-	return s.Repository == other.Repository && s.Workspace == other.Workspace
+// withoutLastComma makes a witness file JSON again from which somebody removed the last line of several, as alerts advise: the
+// line before it ends with a comma. Nothing is changed in place.
+func withoutLastComma(content []byte) []byte {
+	const space = " \t\r\n"
+	text := bytes.TrimRight(content, space)
+	for _, end := range []string{"}", "]"} {
+		var found bool
+		if text, found = bytes.CutSuffix(text, []byte(end)); !found {
+			return content
+		}
+		text = bytes.TrimRight(text, space)
+	}
+	if text, found := bytes.CutSuffix(text, []byte(",")); found && bytes.HasSuffix(bytes.TrimRight(text, space), []byte("}")) {
+		return slices.Concat(text, []byte("]}"))
+	}
+	return content
 }
+
+// entryKey is what a witness file holds one entry for.
+type entryKey struct {
+	repository string
+	workspace  repository.WorkspaceID
+}
+
+func (s Sighting) key() entryKey { return entryKey{repository: s.Repository, workspace: s.Workspace} }
 
 // Raise makes seen the entry of its repository and workspace in the witness file, unless one with the same or a higher sequence is there,
 // which stays. The file is made when there is none, with mode 0600, and replaced atomically: a reader, or a crash, sees the old or the new one.
@@ -114,7 +140,7 @@ func Raise(ctx context.Context, path string, seen Sighting) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	at := slices.IndexFunc(entries, seen.sameWorkspace)
+	at := slices.IndexFunc(entries, func(entry Sighting) bool { return entry.key() == seen.key() })
 	switch {
 	case at < 0:
 		entries = append(entries, seen)
@@ -151,7 +177,7 @@ func replace(path string, entries []Sighting) (err error) {
 			_ = os.Remove(temporary)
 		}
 	}()
-	out, err := os.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	out, err := os.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return err
 	}

@@ -48,15 +48,19 @@ func Parse(in io.Reader) ([]Sighting, error) {
 	begun := 0
 	for number := 1; lines.Scan(); number++ {
 		line := bytes.TrimRight(lines.Bytes(), "\r")
+		begins := bytes.Equal(line, []byte("{")) || bytes.HasPrefix(line, []byte(`{"format":`)) // inside of a document they are indented
 		switch {
-		case begun == 0 && !bytes.Equal(line, []byte("{")) && !bytes.HasPrefix(line, []byte(`{"format":`)):
+		case begins:
+			if begun != 0 && bytes.Contains(document, hashField) {
+				return nil, noEnd(begun)
+			}
+			begun, document = number, append(document[:0], line...)
+		case begun == 0:
 			if at := bytes.IndexByte(line, '{'); at >= 0 {
 				if err := add(number, line[at:]); err != nil {
 					return nil, err
 				}
 			}
-		case begun == 0:
-			begun, document = number, append(document[:0], line...)
 		case len(document)+len(line) >= maxDocument:
 			return nil, fmt.Errorf("line %d: a document of more than %d bytes begins here", begun, maxDocument)
 		default:
@@ -73,12 +77,16 @@ func Parse(in io.Reader) ([]Sighting, error) {
 		return nil, err
 	}
 	if begun != 0 && bytes.Contains(document, hashField) {
-		return nil, fmt.Errorf("line %d: the document that begins here has no end", begun)
+		return nil, noEnd(begun)
 	}
 	if len(all) == 0 {
 		return nil, ErrNothing
 	}
 	return all, nil
+}
+
+func noEnd(line int) error {
+	return fmt.Errorf("line %d: the document that begins here has no end", line)
 }
 
 // printed is what this package looks at in anything that hourvault prints.
@@ -115,9 +123,10 @@ func parseText(text []byte) ([]Sighting, error) {
 	if !bytes.Contains(text, hashField) {
 		return nil, nil // most lines of a log
 	}
+	text = withoutLastComma(text)
 	var about printed
-	if json.Unmarshal(text, &about) != nil {
-		return nil, nil
+	if err := json.Unmarshal(text, &about); err != nil {
+		return nil, fmt.Errorf("what begins here holds %s and cannot be read, perhaps because a part of it is missing: %w", hashField, err)
 	}
 	switch {
 	case about.Message == LogMessage:

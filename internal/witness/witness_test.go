@@ -124,6 +124,58 @@ func TestOnlyWhatHourvaultWroteCountsAsAWitnessFileAndNothingElseIsOverwritten(t
 	mustRead(t, path)
 }
 
+func TestAnyLineOfAnEntryMayBeRemovedFromTheFile(t *testing.T) {
+	const entries = 3
+	for removed := range entries {
+		path := filepath.Join(t.TempDir(), "witness.json")
+		var want []witness.Sighting
+		for n := range entries {
+			one := sighting(1, byte(n+1), 5)
+			if err := witness.Raise(t.Context(), path, one); err != nil {
+				t.Fatal(err)
+			}
+			if n != removed {
+				want = append(want, one)
+			}
+		}
+		content, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines := strings.SplitAfter(string(content), "\n")
+		edited := strings.Join(slices.Delete(lines, 1+removed, 2+removed), "")
+		for _, text := range []string{edited, strings.TrimSuffix(edited, "\n"), strings.ReplaceAll(edited, "\n", "\r\n")} {
+			if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if got := mustRead(t, path); fmt.Sprint(got) != fmt.Sprint(want) {
+				t.Errorf("without entry %d: got %v, want %v", removed+1, got, want)
+			}
+			if got, err := witness.Parse(strings.NewReader(text)); err != nil || fmt.Sprint(got) != fmt.Sprint(want) {
+				t.Errorf("without entry %d, given to a check: got %v, %v, want %v", removed+1, got, err, want)
+			}
+		}
+		if err := witness.Raise(t.Context(), path, sighting(1, 9, 1)); err != nil {
+			t.Errorf("without entry %d: %v", removed+1, err)
+		}
+	}
+}
+
+func TestTheTemporaryFileIsNotWrittenThroughALink(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "witness.json")
+	victim := filepath.Join(t.TempDir(), "victim")
+	if err := os.WriteFile(victim, []byte("kept"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(victim, path+".new"); err != nil {
+		t.Fatal(err)
+	}
+	err := witness.Raise(t.Context(), path, sighting(1, 1, 1))
+	if now, readErr := os.ReadFile(victim); readErr != nil || string(now) != "kept" {
+		t.Errorf("the file behind the link holds %q, %v (%v)", now, readErr, err)
+	}
+}
+
 func line(t *testing.T, one witness.Sighting) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "w")
@@ -248,6 +300,7 @@ func TestWhatHourvaultPrintsIsFoundAmongOtherLines(t *testing.T) {
 		"witness file":          "{\"format\":1,\"witnesses\":[\n{\"repository_id\":\"" + id + "\",\"workspace_id\":\"" + id + "\",\"sequence\":7,\"manifest_sha256\":\"" + hash + "\"}\n]}\n",
 		"behind an open brace":  "{\nno JSON\n}\n" + entry + "\n",
 		"in front of cut lines": entry + "\n{\nno end\n",
+		"behind cut lines":      "{\nno end\n" + document,
 	} {
 		seen, err := witness.Parse(strings.NewReader(text))
 		if err != nil || len(seen) != 1 || seen[0].Sequence != 7 || hex.EncodeToString(seen[0].SHA256) != hash || seen[0].Workspace.String() != id || seen[0].Repository != id {
@@ -265,6 +318,9 @@ func TestWhatHourvaultPrintsIsFoundAmongOtherLines(t *testing.T) {
 		"no sequence":           strings.Replace(entry, `"sequence":7`, `"sequence":0`, 1),
 		"sequence out of range": strings.Replace(entry, `"sequence":7`, `"sequence":-7`, 1),
 		"cut document":          document[:len(document)-2],
+		"cut before another":    document[:len(document)-20] + "\n" + document,
+		"cut entry":             entry[:len(entry)-2] + "\n",
+		"two commas":            "{\"format\":1,\"witnesses\":[\n{\"repository_id\":\"" + id + "\",\"workspace_id\":\"" + id + "\",\"sequence\":7,\"manifest_sha256\":\"" + hash + "\"},,\n]}\n",
 		"bad id in a document":  strings.Replace(document, `"workspace_id": "0`, `"workspace_id": "`, 1),
 	} {
 		if seen, err := witness.Parse(strings.NewReader(entry + "\n" + text)); err == nil || !strings.Contains(err.Error(), "line 2") {
