@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/hourvault/hourvault/internal/catalog"
 	"github.com/hourvault/hourvault/internal/postgres"
@@ -230,5 +231,21 @@ func TestConnectionThatIsLostOverTheLastStep(t *testing.T) {
 				t.Errorf("%d rows of 5000", rows[0])
 			}
 		})
+	}
+}
+
+// An operator whose standby is gone has set commits to wait for the primary alone; a restore must not wait for more.
+func TestRestoreDoesNotWaitForAStandbyThatTheServerDoesNotWaitFor(t *testing.T) {
+	cluster := testenv.StartPostgres(t, 17)
+	original := plainDatabase(t, cluster)
+	source := hold(t, newServer(t, cluster, "postgres"), original)
+	cluster.Exec(t, "postgres", "ALTER SYSTEM SET synchronous_commit = local")
+	cluster.Exec(t, "postgres", "ALTER SYSTEM SET synchronous_standby_names = 'gone'")
+	cluster.Exec(t, "postgres", "SELECT pg_reload_conf()")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	into := intoName(t, cluster, original)
+	if _, err := restore.Run(ctx, newServer(t, cluster, "postgres"), source, restore.Options{Into: into}); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -777,13 +777,16 @@ func TestRestoredRowsAreFrozenWhereNothingForbidsIt(t *testing.T) {
 				CREATE TABLE small (a int); INSERT INTO small SELECT generate_series(1, 3000);
 				-- Such a function does not see what the command that calls it inserts, unless that is frozen.
 				CREATE FUNCTION is_empty() RETURNS bool LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN NOT EXISTS (SELECT FROM public.looks_at_itself); END';
-				CREATE TABLE looks_at_itself (a int CHECK (is_empty()), b text); INSERT INTO looks_at_itself SELECT i, repeat('x', 100) FROM generate_series(1, 3000) i`)
+				CREATE TABLE looks_at_itself (a int CHECK (is_empty()), b text); INSERT INTO looks_at_itself SELECT i, repeat('x', 100) FROM generate_series(1, 3000) i;
+				CREATE FUNCTION refuse_own() RETURNS bool LANGUAGE plpgsql IMMUTABLE AS
+					'BEGIN IF EXISTS (SELECT FROM public.own_error) THEN RAISE ''not empty'' USING ERRCODE = ''HV123''; END IF; RETURN true; END';
+				CREATE TABLE own_error (a int CHECK (refuse_own()), b text); INSERT INTO own_error SELECT i, repeat('x', 100) FROM generate_series(1, 3000) i`)
 			into := intoName(t, cluster, original)
 			run(t, newServer(t, cluster, "postgres"), hold(t, newServer(t, cluster, "postgres"), original), restore.Options{Into: into})
 			assertEqualDumps(t, cluster.BinDir(), cluster, original, cluster, into)
 			got := query[string](t, cluster, into, `SELECT relname || ' ' || (relallvisible > 10) FROM pg_class
 				WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace ORDER BY 1`)
-			if want := []string{"looks_at_itself false", "part true", "plain true", "small false"}; !slices.Equal(got, want) {
+			if want := []string{"looks_at_itself false", "own_error false", "part true", "plain true", "small false"}; !slices.Equal(got, want) {
 				t.Errorf("all rows frozen: %q, want %q", got, want)
 			}
 		})

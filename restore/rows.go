@@ -118,7 +118,7 @@ func (r *run) loadRows(ctx context.Context) error {
 					if err == nil {
 						continue
 					}
-					if !mayDependOnOthers(err) && !(unit.freeze && refusedToFreeze(err)) {
+					if !mayDependOnOthers(err) && !(unit.freeze && mayDependOnFreezing(err)) {
 						return err
 					}
 					if err := execute(groupCtx, conn, "ROLLBACK"); err != nil {
@@ -155,14 +155,13 @@ func mayDependOnOthers(err error) bool {
 	return false
 }
 
-// refusedToFreeze tells whether a table could not be loaded because its rows were to be frozen: its storage may belong
-// to an extension that cannot.
-func refusedToFreeze(err error) bool {
-	switch sqlState(err) {
-	case stateNotInPrerequisiteState, stateFeatureNotSupported:
-		return true
-	}
-	return false
+// mayDependOnFreezing tells whether loading a table failed in a way in which it can fail only because its rows were to be
+// frozen: its storage may belong to an extension that cannot, and a function in a CHECK constraint that reads the table sees
+// rows that it would not see otherwise, and may refuse them with any error of its own. What the server says of itself
+// (resources, an operator, the system) is none of that.
+func mayDependOnFreezing(err error) bool {
+	state := sqlState(err)
+	return state != "" && !slices.Contains([]string{"53", "57", "58", "XX"}, state[:2])
 }
 
 // loadPostponed tries units again after all others, one after the other, as long as one more can be loaded. What was

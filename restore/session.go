@@ -16,7 +16,6 @@ import (
 
 // SQLSTATEs that decisions here rest on (PostgreSQL manual, "PostgreSQL Error Codes").
 const (
-	stateFeatureNotSupported    = "0A000"
 	stateCannotConnectNow       = "57P03"
 	stateUndefinedObject        = "42704"
 	stateInvalidParameter       = "22023"
@@ -26,11 +25,9 @@ const (
 	stateCheckViolation         = "23514"
 	stateInsufficientPrivilege  = "42501"
 	stateRaiseException         = "P0001"
+	stateUndefinedTable         = "42P01" // also where its schema does not exist
+	stateInvalidSchemaName      = "3F000"
 )
-
-// classSyntaxOrAccess begins the SQLSTATEs that say, among others, that a table or schema does not exist; a missing schema
-// that is named in a query is one of them (42P01).
-const classSyntaxOrAccess = "42"
 
 func sqlState(err error) string {
 	var server *pgconn.PgError

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -69,7 +68,7 @@ func (r *run) makeDurable(ctx context.Context) error {
 			return err
 		}
 		unharmed, err := conn.PgConn().Exec(ctx, "SELECT FROM "+r.identifier()+".not_crashed").ReadAll()
-		if server := (*pgconn.PgError)(nil); errors.As(err, &server) && strings.HasPrefix(server.Code, classSyntaxOrAccess) {
+		if server := (*pgconn.PgError)(nil); errors.As(err, &server) && (server.Code == stateUndefinedTable || server.Code == stateInvalidSchemaName) {
 			return fmt.Errorf("%w: restore again", ErrServerCrashed) // the mark itself was lost
 		}
 		if err != nil {
@@ -78,11 +77,11 @@ func (r *run) makeDurable(ctx context.Context) error {
 		if len(unharmed) != 1 || len(unharmed[0].Rows) != 1 {
 			return fmt.Errorf("%w: restore again", ErrServerCrashed)
 		}
-		// What follows waits for each commit.
+		// What follows waits for each commit, and for no standby: the last step's commit does, where the server wants it, for all.
 		err = execute(ctx, conn, transaction([]string{
 			"DROP TABLE " + r.identifier() + ".not_crashed",
 			"DROP SCHEMA " + r.identifier(),
-			"ALTER DATABASE " + r.identifier() + " SET synchronous_commit = on",
+			"ALTER DATABASE " + r.identifier() + " SET synchronous_commit = local",
 			"ALTER DATABASE " + r.identifier() + " RESET maintenance_work_mem",
 		})...)
 		if err != nil {
@@ -92,8 +91,10 @@ func (r *run) makeDurable(ctx context.Context) error {
 	})
 }
 
-// waitForCommits makes a session's commits wait for the disk; what waits for more, a standby, stays as the server has it.
-const waitForCommits = "SELECT pg_catalog.set_config('synchronous_commit', 'on', false) WHERE pg_catalog.current_setting('synchronous_commit') = 'off'"
+// waitForCommits makes a session's commits wait for the server's own disk where they would not wait at all. It does not make
+// them wait for a standby: in the unfinished database the server's own value is hidden by that of tune, and a standby that is
+// gone would hold up for ever what the operator let pass. Outside of it, in the last step, a value that waits for more stays.
+const waitForCommits = "SELECT pg_catalog.set_config('synchronous_commit', 'local', false) WHERE pg_catalog.current_setting('synchronous_commit') = 'off'"
 
 // untune takes the settings of tune back in a database that is kept unfinished. It works although ctx has ended.
 func (r *run) untune(ctx context.Context) error {
