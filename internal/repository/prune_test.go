@@ -519,12 +519,12 @@ func TestRandomPrunesAndSnapshotsStayExplained(t *testing.T) {
 			}
 			aged := older{Store: store, by: passed}
 			faults := faultstore.New(&aged)
-			if random.IntN(3) == 0 {
-				faults.Add(faultstore.Fault{From: 5 + random.IntN(60), Err: errInjected, LostAnswer: random.IntN(2) == 0})
-			}
 			pruning, err := openIn(t, faults).OpenWorkspace(t.Context(), workspace.id)
 			if err != nil {
 				t.Fatal(err)
+			}
+			if random.IntN(3) == 0 {
+				faults.Add(faultstore.Fault{From: 1 + random.IntN(40), Err: errInjected, LostAnswer: random.IntN(2) == 0})
 			}
 			newest := idsOf(t, workspace)
 			report, err := pruning.Prune(t.Context(), PruneOptions{LeaseLifetime: 20 * time.Millisecond, settleTimeout: time.Second, Condemn: func(all []*Snapshot) (ids []SnapshotID) {
