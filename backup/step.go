@@ -3,6 +3,7 @@ package backup
 import (
 	"context"
 	"errors"
+	"reflect"
 
 	"github.com/hourvault/hourvault/internal/postgres"
 	"github.com/hourvault/hourvault/internal/repository"
@@ -85,16 +86,18 @@ func at(step Step, err error) error {
 	return &StepError{Step: step, Err: err}
 }
 
+// joinedType is the type of what errors.Join returns. fmt.Errorf with several causes returns another, which is one failure.
+var joinedType = reflect.TypeOf(errors.Join(errors.ErrUnsupported))
+
 // ended returns the error of a run that was given up. Besides the cause there may be that the lease could not be given
 // back, which package repository joins to it: one failure is told once.
 func ended(step Step, err, leaseErr error) error {
 	failed := &StepError{Step: step, Err: err}
 	if inner := (*StepError)(nil); errors.As(err, &inner) {
 		*failed = *inner
-	}
-	if joined, several := failed.Err.(interface{ Unwrap() []error }); several && leaseErr == nil {
+	} else if joined := (interface{ Unwrap() []error })(nil); reflect.TypeOf(err) == joinedType && errors.As(err, &joined) {
 		causes := joined.Unwrap()
-		failed.Err, leaseErr = causes[0], errors.Join(causes[1:]...)
+		failed.Err, leaseErr = causes[0], errors.Join(append(causes[1:len(causes):len(causes)], leaseErr)...)
 	}
 	failed.LeaseErr = leaseErr
 	return failed

@@ -2,6 +2,7 @@ package backup
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 )
 
@@ -16,6 +17,9 @@ func TestStepErrorTellsOneFailureOnce(t *testing.T) {
 		{"plain", ended(StepCommit, cause, nil), "commit the snapshot: store pack: connection refused"},
 		{"the lease was not given back", ended(StepStore, cause, release), "store what was read: store pack: connection refused" + unreleased},
 		{"what was joined below", ended(StepCommit, errors.Join(cause, release), nil), "commit the snapshot: store pack: connection refused" + unreleased},
+		{"one failure of two causes", ended(StepCommit, fmt.Errorf("%w: %w", cause, release), nil), "commit the snapshot: store pack: connection refused: put lease: connection refused"},
+		{"one of two causes, and the lease", ended(StepCommit, errors.Join(fmt.Errorf("%w: %w", cause, release), release), nil), "commit the snapshot: store pack: connection refused: put lease: connection refused" + unreleased},
+		{"what a step joined", ended(StepHold, at(StepRead, errors.Join(cause, release)), nil), "read table: store pack: connection refused\nput lease: connection refused"},
 		{"joined alone", ended(StepCommit, errors.Join(cause), nil), "commit the snapshot: store pack: connection refused"},
 		{"a step inside", ended(StepCommit, at(StepRead, cause), release), "read table: store pack: connection refused" + unreleased},
 		{"a table", ended(StepRead, &StepError{Step: StepRead, Table: `"public"."t"`, Err: cause}, nil), `read table "public"."t": store pack: connection refused`},
