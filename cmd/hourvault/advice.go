@@ -48,7 +48,6 @@ const (
 	adviseRerunLater = "run the same command again later"
 	adviseStore      = "see whether the store can be reached and its service is well (hourvault doctor tries all of it), then run the same command again"
 	adviseConnection = "see in PostgreSQL's log why it ended hourvault's session (a restart, a terminated or crashed backend, or nothing there: then the network), then run the same command again"
-	adviseSettle     = "when the store can be reached, run hourvault snapshots to see whether it exists; the next backup settles it"
 )
 
 func adviceFor(err error) string {
@@ -87,12 +86,17 @@ func adviceFor(err error) string {
 		return adviseStore
 	case errors.As(err, &unreadable) && !isDamage(err):
 		return adviseStore
-	case isDamage(err) && !inRestore:
+	case isDamage(err) && inRestore, errors.Is(err, restore.ErrDatabaseExists):
+		return "" // the error says it: another snapshot, or another name; a second try fails alike
+	case isDamage(err):
 		return "run hourvault verify --read-data to learn what is damaged"
 	case errors.As(err, &preflight):
 		return "" // every problem says what mends it
 	}
 	if state := postgres.SQLState(err); state != "" {
+		if inRestore {
+			return adviceForRestoreState(state)
+		}
 		return adviceForState(state)
 	}
 	switch {
@@ -113,7 +117,7 @@ func adviceFor(err error) string {
 // adviceForState knows the classes of PostgreSQL's errors (manual, "PostgreSQL Error Codes").
 func adviceForState(state string) string {
 	switch {
-	case state == "57P01", state == "57P02", state == "57P03", state == "25P02", state == "25P03", state == "57P05":
+	case state == "57P01", state == "57P02", state == "57P03", state == "25P03", state == "25P04", state == "57P05":
 		return adviseConnection
 	case state == "57014":
 		return "see who cancels hourvault's statements (a timeout set for its role, or an administrator), then " + adviseRerun
@@ -135,4 +139,17 @@ func adviceForState(state string) string {
 		return "" // the error says what to check
 	}
 	return "see in PostgreSQL's log what the server says about it, then " + adviseRerun
+}
+
+// adviceForRestoreState knows what means something else in a restore: what lies in the snapshot's data or definitions fails
+// again, and the rights that hourvault doctor looks at are those of backups.
+func adviceForRestoreState(state string) string {
+	if state == "42501" {
+		return "let the restoring role do what the server refuses (docs/security.md says what a restore needs; a superuser may do all), then " + adviseRerun
+	}
+	switch state[:min(2, len(state))] {
+	case "22", "23", "42", "P0":
+		return "the same snapshot fails alike on this server: see with --keep-partial what is wrong, or choose another with --at or --snapshot"
+	}
+	return adviceForState(state)
 }

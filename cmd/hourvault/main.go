@@ -8,7 +8,6 @@ package main
 
 import (
 	"context"
-	"math"
 	"os"
 	"runtime/debug"
 
@@ -25,11 +24,17 @@ import (
 const softMemoryLimit = 192 << 20
 
 func main() {
-	if debug.SetMemoryLimit(-1) == math.MaxInt64 {
-		debug.SetMemoryLimit(softMemoryLimit)
-	}
+	limitMemory(config.System())
 	ctx, stop := withSignals(context.Background(), os.Stderr)
 	code := execute(ctx, os.Args[1:], newApp(console.NewStreams(os.Stdout, os.Stderr), config.System()))
 	stop()
 	os.Exit(code)
+}
+
+// limitMemory sets softMemoryLimit unless the operator gave another, of which "off" is one. The runtime takes an empty
+// GOMEMLIMIT for none.
+func limitMemory(environment config.Environment) {
+	if limit, _ := environment.LookupEnv("GOMEMLIMIT"); limit == "" {
+		debug.SetMemoryLimit(softMemoryLimit)
+	}
 }

@@ -59,7 +59,8 @@ func newRestoreCommand(a *app) *cobra.Command {
 		Use:   "restore WORKSPACE --into DATABASE",
 		Short: "Restore one workspace into a new database",
 		Long: `Restore one workspace, as it was at a given time, into a new database. Nothing that exists is touched: the
-database must not exist, and gets its name only when it is complete. A restore that fails leaves nothing behind.
+database must not exist, and gets its name only when it is complete. A restore that fails leaves nothing behind,
+unless --keep-partial is set.
 
 The newest snapshot is taken, with --at the newest at or before that time, with --snapshot that one. The
 database is made on the server that the snapshot came from, or on the one named by --server. The repository is
@@ -233,7 +234,7 @@ func runRestore(ctx context.Context, a *app, opts restoreOptions) error {
 func explainRestore(err error) error {
 	if isDamage(err) {
 		left := "nothing was left behind; "
-		if failed := (*restore.Error)(nil); errors.As(err, &failed) && failed.Kept != "" {
+		if failed := (*restore.Error)(nil); errors.As(err, &failed) && (failed.Kept != "" || len(failed.Remove) > 0) {
 			left = ""
 		}
 		return fmt.Errorf("%w: %schoose another snapshot with --snapshot; hourvault verify --read-data says which are damaged", err, left)
