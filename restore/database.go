@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -165,29 +166,42 @@ func (r *run) connectToCleanUp(ctx context.Context) (*pgx.Conn, error) {
 	}
 }
 
+// errLastStepUnknown says that nobody knows whether a restore is finished: its last step was begun, and the server could not be
+// asked what became of it.
+var errLastStepUnknown = errors.New("whether the database was given its name could not be found out")
+
 // rename gives the database its name, and lets in whom it is to let in: the restore's last step, in one transaction. Whoever is
-// connected to the temporary name by then (a monitor that visits every database) is disconnected.
+// connected to the temporary name by then (a monitor that visits every database) is disconnected. Once it is begun it is not
+// interrupted when ctx ends: what the server does with it then, nobody would know.
 func (r *run) rename(ctx context.Context) error {
 	lost, err := r.tryRename(ctx, r.target.ConnectRestore)
-	if !lost || ctx.Err() != nil {
+	if !lost {
 		return err
 	}
-	// The server may have done it, and only its answer is missing.
-	again, cancel := context.WithTimeout(ctx, cleanUpTimeout)
+	// The server may have done it, and only its answer is missing; or still be at it, and then a second try can fail over the first.
+	again, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUpTimeout)
 	defer cancel()
-	_, retryErr := r.tryRename(again, func(ctx context.Context, _ string) (*pgx.Conn, error) { return r.connectToCleanUp(ctx) })
-	if retryErr != nil {
-		return errors.Join(err, retryErr)
+	var retryErr error
+	for range 2 {
+		lost, retryErr = r.tryRename(again, func(ctx context.Context, _ string) (*pgx.Conn, error) { return r.connectToCleanUp(ctx) })
+		if retryErr == nil || errors.Is(retryErr, ErrDatabaseExists) {
+			return retryErr
+		}
 	}
-	return nil
+	if lost && r.renaming {
+		return fmt.Errorf("%w: %w", errLastStepUnknown, errors.Join(err, retryErr))
+	}
+	return errors.Join(err, retryErr)
 }
 
 // tryRename says with its error whether the connection was lost over it. It succeeds when the database has its name already.
 func (r *run) tryRename(ctx context.Context, connect func(context.Context, string) (*pgx.Conn, error)) (lost bool, err error) {
 	conn, err := connect(ctx, r.target.MaintenanceDatabase())
 	if err != nil {
-		return true, err
+		return ctx.Err() == nil || r.renaming, err
 	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUpTimeout)
+	defer cancel()
 	defer func() {
 		lost = err != nil && conn.IsClosed()
 		closeSession(ctx, conn)
@@ -202,15 +216,8 @@ func (r *run) tryRename(ctx context.Context, connect func(context.Context, strin
 	if err := execute(ctx, conn, waitForCommits); err != nil {
 		return false, err
 	}
-	d := r.database
-	statements := []string{fmt.Sprintf("ALTER DATABASE %s CONNECTION LIMIT %d", r.identifier(), d.ConnectionLimit)}
-	if d.IsTemplate {
-		statements = append(statements, "ALTER DATABASE "+r.identifier()+" IS_TEMPLATE true")
-	}
-	if !d.AllowConnections {
-		statements = append(statements, "ALTER DATABASE "+r.identifier()+" ALLOW_CONNECTIONS false")
-	}
-	statements = transaction(append(statements, "ALTER DATABASE "+r.identifier()+" RENAME TO "+postgres.QuoteIdentifier(catalog.Text(r.options.Into))))
+	r.renaming = true
+	statements := transaction(r.finishStatements())
 	const attempts = 5
 	for attempt := 1; ; attempt++ {
 		err = execute(ctx, conn, statements...)
@@ -218,7 +225,7 @@ func (r *run) tryRename(ctx context.Context, connect func(context.Context, strin
 		case err == nil:
 			return false, nil
 		case sqlState(err) == stateDuplicateDatabase:
-			return false, fmt.Errorf("%w meanwhile: %q: restore again under another name, or drop or rename that one first", ErrDatabaseExists, r.options.Into)
+			return false, fmt.Errorf("%w meanwhile: %q", ErrDatabaseExists, r.options.Into)
 		case sqlState(err) != stateObjectInUse || attempt == attempts:
 			return false, err
 		}
@@ -229,6 +236,27 @@ func (r *run) tryRename(ctx context.Context, connect func(context.Context, strin
 		}
 	}
 }
+
+// finishStatements are those of the last step.
+func (r *run) finishStatements() []string {
+	d := r.database
+	statements := []string{fmt.Sprintf("ALTER DATABASE %s CONNECTION LIMIT %d", r.identifier(), d.ConnectionLimit)}
+	if d.IsTemplate {
+		statements = append(statements, "ALTER DATABASE "+r.identifier()+" IS_TEMPLATE true")
+	}
+	if !d.AllowConnections {
+		statements = append(statements, "ALTER DATABASE "+r.identifier()+" ALLOW_CONNECTIONS false")
+	}
+	return append(statements, "ALTER DATABASE "+r.identifier()+" RENAME TO "+postgres.QuoteIdentifier(catalog.Text(r.options.Into)))
+}
+
+// removeSubscriptionsSQL is the statement that removes the subscriptions of the database it is run in: with them it cannot be dropped.
+// Their slot is the original's: it is taken off first, since dropping a subscription drops the slot it names.
+const removeSubscriptionsSQL = `DO $$ DECLARE s pg_catalog.name; BEGIN FOR s IN SELECT subname FROM pg_catalog.pg_subscription ` +
+	`WHERE subdbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database()) LOOP ` +
+	`EXECUTE pg_catalog.format('ALTER SUBSCRIPTION %I DISABLE', s); ` +
+	`EXECUTE pg_catalog.format('ALTER SUBSCRIPTION %I SET (slot_name = NONE)', s); ` +
+	`EXECUTE pg_catalog.format('DROP SUBSCRIPTION %I', s); END LOOP; END $$;`
 
 // dropDatabaseSQL is the statement with which a person removes an unfinished database.
 func dropDatabaseSQL(name string) string {
@@ -251,21 +279,35 @@ func (r *run) drop(ctx context.Context) error {
 	var subscriptions error
 	if len(r.archive.subscriptionsRestored()) > 0 {
 		closeSession(ctx, conn) // its place in the budget may be the only one
-		subscriptions = r.dropSubscriptions(ctx)
+		subscriptions = r.releaseSlots(ctx, true)
 		if conn, err = r.connectToCleanUp(ctx); err != nil {
 			return errors.Join(subscriptions, err)
 		}
 	}
 	defer closeSession(ctx, conn)
+	if r.oid == 0 {
+		// The answer to CREATE DATABASE may have been lost while the server is still at it: dropped before it is there, it
+		// would come afterwards. The name in the statement is like no other.
+		ended, err := collect(ctx, conn, "sessions", "SELECT pg_catalog.pg_terminate_backend(pid, 30000) FROM pg_catalog.pg_stat_activity WHERE pg_catalog.starts_with(query, "+
+			postgres.QuoteLiteral(catalog.Text("CREATE DATABASE "+r.identifier()))+")", pgx.RowTo[bool])
+		if err != nil {
+			return fmt.Errorf("end the creation of the database: %w", err)
+		}
+		if slices.Contains(ended, false) {
+			return errors.New("the server may still be creating it")
+		}
+	}
 	if err := execute(ctx, conn, "DROP DATABASE IF EXISTS "+r.identifier()+" WITH (FORCE)"); err != nil {
 		return errors.Join(subscriptions, err)
 	}
 	return nil
 }
 
-// dropSubscriptions removes subscriptions, with which a database cannot be dropped. Their slot is the original's: it is
-// taken off first, since dropping a subscription drops the slot it names.
-func (r *run) dropSubscriptions(ctx context.Context) error {
+// releaseSlots takes the original's slots off the subscriptions of the unfinished database, and drops these when drop is set. It
+// works although ctx has ended.
+func (r *run) releaseSlots(ctx context.Context, drop bool) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanUpTimeout)
+	defer cancel()
 	return r.inSession(ctx, func(conn *pgx.Conn) error {
 		names, err := collect(ctx, conn, "subscriptions", `SELECT subname::pg_catalog.text FROM pg_catalog.pg_subscription
 			WHERE subdbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())`,
@@ -275,13 +317,13 @@ func (r *run) dropSubscriptions(ctx context.Context) error {
 		}
 		for _, name := range names {
 			quoted := postgres.QuoteIdentifier(name)
-			for _, statement := range []string{
-				"ALTER SUBSCRIPTION " + quoted + " DISABLE",
-				"ALTER SUBSCRIPTION " + quoted + " SET (slot_name = NONE)",
-				"DROP SUBSCRIPTION " + quoted,
-			} {
+			statements := []string{"ALTER SUBSCRIPTION " + quoted + " DISABLE", "ALTER SUBSCRIPTION " + quoted + " SET (slot_name = NONE)"}
+			if drop {
+				statements = append(statements, "DROP SUBSCRIPTION "+quoted)
+			}
+			for _, statement := range statements {
 				if err := execute(ctx, conn, statement); err != nil {
-					return fmt.Errorf("drop subscription %s: %w", quoted, err)
+					return fmt.Errorf("release the slot of subscription %s: %w", quoted, err)
 				}
 			}
 		}

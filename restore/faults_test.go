@@ -249,3 +249,88 @@ func TestRestoreDoesNotWaitForAStandbyThatTheServerDoesNotWaitFor(t *testing.T) 
 		t.Fatal(err)
 	}
 }
+
+// Whoever stops a restore during its last statement must not be told that nothing is left while the server goes on.
+func TestRestoreThatIsStoppedInItsLastStepFinishes(t *testing.T) {
+	cluster := testenv.Postgres(t, 17)
+	original := plainDatabase(t, cluster)
+	source := hold(t, newServer(t, cluster, "postgres"), original)
+	into := intoName(t, cluster, original)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var stopping sync.WaitGroup
+	_, err := restore.Run(ctx, newServer(t, cluster, "postgres"), source, restore.Options{Into: into, Progress: func(p restore.Progress) {
+		if p.Phase != restore.PhaseFinish {
+			return
+		}
+		unfinished := query[string](t, cluster, "postgres", "SELECT datname::text FROM pg_database WHERE datname LIKE 'hourvault %'")[0]
+		locker, watcher := connect(t, cluster, "postgres"), connect(t, cluster, "postgres")
+		if _, err := locker.Exec(t.Context(), `BEGIN; ALTER DATABASE "`+unfinished+`" CONNECTION LIMIT 0`); err != nil {
+			t.Error(err)
+		}
+		stopping.Go(func() {
+			for waits := false; !waits; {
+				err := watcher.QueryRow(t.Context(), "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE '%RENAME TO%' AND wait_event_type = 'Lock')").Scan(&waits)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+			}
+			cancel()
+			if _, err := locker.Exec(t.Context(), "ROLLBACK"); err != nil {
+				t.Error(err)
+			}
+		})
+	}})
+	stopping.Wait()
+	if err != nil {
+		t.Errorf("error %v although the last step was begun", err)
+	}
+	assertNothingLeft(t, cluster)
+	if rows := query[int64](t, cluster, into, "SELECT count(*) FROM t"); rows[0] != 5000 {
+		t.Errorf("%d rows of 5000", rows[0])
+	}
+}
+
+func TestFinishedDatabaseWhoseNameWasTakenIsKept(t *testing.T) {
+	cluster := testenv.Postgres(t, 17)
+	original := plainDatabase(t, cluster)
+	source := hold(t, newServer(t, cluster, "postgres"), original)
+	into := intoName(t, cluster, original)
+	_, err := restore.Run(t.Context(), newServer(t, cluster, "postgres"), source, restore.Options{Into: into, Progress: func(p restore.Progress) {
+		if p.Phase == restore.PhaseFinish {
+			cluster.Exec(t, "postgres", `CREATE DATABASE "`+into+`"`)
+		}
+	}})
+	t.Log(err)
+	failed, ok := errors.AsType[*restore.Error](err)
+	if !ok || !errors.Is(err, restore.ErrDatabaseExists) || failed.Kept == "" || len(failed.Finish) == 0 {
+		t.Fatalf("error %v does not say how to finish", err)
+	}
+	cluster.Exec(t, "postgres", `DROP DATABASE "`+into+`"`)
+	cluster.Exec(t, "postgres", strings.Join(failed.Finish, " "))
+	assertEqualDumps(t, cluster.BinDir(), cluster, original, cluster, into)
+	assertNothingLeft(t, cluster)
+}
+
+func TestErrorSaysOfWhatIsLeftOnlyWhatIsTrue(t *testing.T) {
+	cause, refused := errors.New("cause"), errors.New("refused")
+	for _, test := range []struct {
+		err  restore.Error
+		want string
+	}{
+		{restore.Error{}, `load rows: cause`},
+		{restore.Error{Kept: "k"}, `load rows: cause (what was restored until then is kept as database "k")`},
+		{restore.Error{Kept: "k", DropErr: refused}, `load rows: cause (and the unfinished database "k" could not be dropped: refused)`},
+		{restore.Error{RolesErr: refused}, `load rows: cause (and roles of the restore could not be dropped: refused)`},
+		{restore.Error{Kept: "k", RolesErr: refused},
+			`load rows: cause (what was restored until then is kept as database "k") (and roles of the restore could not be dropped: refused)`},
+		{restore.Error{Kept: "k", RemoveInside: []string{"A;"}, Remove: []string{"B;", "C;"}}, `load rows: cause (what was restored until then is kept as database "k")` +
+			`; to remove what is left, run first in psql, connected to database "k" as the restoring role (others may not connect): A; and then, run in psql, connected to another database: B; C;`},
+	} {
+		test.err.Phase, test.err.Err = restore.PhaseRows, cause
+		if got := test.err.Error(); got != test.want {
+			t.Errorf("%+v:\n got %s\nwant %s", test.err, got, test.want)
+		}
+	}
+}

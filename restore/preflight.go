@@ -423,7 +423,19 @@ func (c *preflightCheck) leftovers() error {
 	}
 	roles, err := c.names("leftovers", `SELECT rolname::pg_catalog.text FROM pg_catalog.pg_roles
 		WHERE pg_catalog.starts_with(rolname::pg_catalog.text, '`+loaderPrefix+`') ORDER BY 1`)
+	if err != nil {
+		return err
+	}
+	subscribed, err := c.names("subscriptions", `SELECT DISTINCT datname::pg_catalog.text FROM pg_catalog.pg_subscription JOIN pg_catalog.pg_database d ON d.oid = subdbid`)
+	if err != nil && sqlState(err) != stateInsufficientPrivilege { // the columns are everybody's, unless somebody took that away
+		return err
+	}
 	for _, name := range databases {
+		first := ""
+		if slices.Contains(subscribed, name) {
+			first = "its subscriptions name replication slots of the original, so first, in psql, connected to it as a superuser (others may not connect), run " +
+				removeSubscriptionsSQL + " and then, "
+		}
 		remove := dropDatabaseSQL(string(name))
 		// The role may have rights in the database, so it goes last.
 		loader := catalog.Text(loaderPrefix + strings.TrimPrefix(string(name), TemporaryPrefix))
@@ -431,10 +443,10 @@ func (c *preflightCheck) leftovers() error {
 			roles = slices.Delete(roles, i, i+1)
 			remove += " " + dropRoleSQL(loader)
 		}
-		c.warn("unfinished_restore", name, "database is left of a restore that did not finish, unless one is at work now: if none is, run %s", remove)
+		c.warn("unfinished_restore", name, "database is left of a restore that did not finish, unless one is at work now: if none is, %sin psql, connected to another database, run %s", first, remove)
 	}
 	for _, name := range roles {
 		c.warn("unfinished_restore", name, "role that may write to all tables is left of a restore that did not finish, unless one is at work now: if none is, run %s", dropRoleSQL(name))
 	}
-	return err
+	return nil
 }

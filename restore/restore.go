@@ -126,12 +126,21 @@ const downTimeout = 5 * time.Second
 // Error says in which phase a restore failed, and what it left behind. The cause is testable through it.
 type Error struct {
 	Phase Phase
-	// Kept is the name of the database left behind on request, or because it could not be dropped (DropErr says why);
-	// empty when nothing is left. It is never the name that the restored database was to have.
+	// Kept is the name of the database left behind on request, because it could not be dropped (DropErr says why), or because it is
+	// complete and only its name was taken (Finish); empty when nothing is left. It is never the name that the restored
+	// database was to have.
 	Kept    string
 	DropErr error
-	// Remove are the statements that remove what is left behind, in this order, to be run in the maintenance database by the
-	// restoring role; empty when nothing is left.
+	// RolesErr says why roles that the restore made could not be dropped.
+	RolesErr error
+	// Finish are statements that give a database that is complete the name it was to have, once that is free, to be run in this order
+	// in the maintenance database by the restoring role; empty when it is not complete.
+	Finish []string
+	// RemoveInside are statements to be run in the database Kept by the restoring role before those of Remove: a database with
+	// subscriptions cannot be dropped, and these name slots of the original.
+	RemoveInside []string
+	// Remove are the statements that remove what is left behind, in this order, each on its own (DROP DATABASE bears no
+	// transaction), to be run in the maintenance database by the restoring role; empty when nothing is left.
 	Remove []string
 	Err    error
 }
@@ -139,15 +148,26 @@ type Error struct {
 func (e *Error) Error() string {
 	text := fmt.Sprintf("%s: %v", e.Phase, e.Err)
 	switch {
-	case e.DropErr != nil && e.Kept != "":
+	case len(e.Finish) > 0:
+		text += fmt.Sprintf(" (the restored database is complete, and kept as %q: to give it its name once that is free, run in psql, connected to another database: %s)",
+			e.Kept, strings.Join(e.Finish, " "))
+	case errors.Is(e.Err, errLastStepUnknown):
+		text += fmt.Sprintf(" (it is complete if it has its name, and unfinished as long as it is called %q)", e.Kept)
+	case e.Kept != "" && e.DropErr != nil:
 		text += fmt.Sprintf(" (and the unfinished database %q could not be dropped: %v)", e.Kept, e.DropErr)
-	case e.DropErr != nil:
-		text += fmt.Sprintf(" (and roles of the restore could not be dropped: %v)", e.DropErr)
 	case e.Kept != "":
 		text += fmt.Sprintf(" (what was restored until then is kept as database %q)", e.Kept)
 	}
+	if e.RolesErr != nil {
+		text += fmt.Sprintf(" (and roles of the restore could not be dropped: %v)", e.RolesErr)
+	}
 	if len(e.Remove) > 0 {
-		text += "; to remove what is left, run: " + strings.Join(e.Remove, " ")
+		text += "; to remove what is left, "
+		if len(e.RemoveInside) > 0 {
+			text += fmt.Sprintf("run first in psql, connected to database %q as the restoring role (others may not connect): %s and then, ",
+				e.Kept, strings.Join(e.RemoveInside, " "))
+		}
+		text += "run in psql, connected to another database: " + strings.Join(e.Remove, " ")
 	}
 	return text
 }
@@ -156,7 +176,8 @@ func (e *Error) Unwrap() error { return e.Err }
 
 // Run restores source into a new database of target named options.Into, after the checks of Preflight. Errors are a
 // *PreflightError when nothing was begun, and an *Error afterwards; then the unfinished database was dropped, and the
-// roles that were made for it, unless options.KeepPartial is set. When ctx ends the restore stops and cleans up behind itself, within a minute.
+// roles that were made for it, unless options.KeepPartial is set, or it is complete and somebody took its name meanwhile.
+// When ctx ends the restore stops and cleans up behind itself, within a minute; once its last step is begun, it finishes.
 func Run(ctx context.Context, target *postgres.Server, source Source, options Options) (Result, error) {
 	run := &run{target: target, source: source, options: options, database: source.Database()}
 	run.options.Jobs = cmp.Or(max(options.Jobs, 0), DefaultJobs)
@@ -189,34 +210,48 @@ func Run(ctx context.Context, target *postgres.Server, source Source, options Op
 // failed cleans up behind a restore that failed and returns its error.
 func (r *run) failed(ctx context.Context, err error) error {
 	failed := &Error{Phase: r.current, Err: err}
+	// Complete, but for its name: then its roles are no leftovers either.
+	complete := r.current == PhaseFinish && (errors.Is(err, ErrDatabaseExists) || errors.Is(err, errLastStepUnknown))
+	kept := complete || r.options.KeepPartial
 	switch {
 	case !r.created:
-	case r.options.KeepPartial:
+	case errors.Is(err, errLastStepUnknown):
+		failed.Kept = r.name
+	case complete:
+		failed.Kept = r.name
+		for _, statement := range transaction(r.finishStatements()) {
+			failed.Finish = append(failed.Finish, statement+";")
+		}
+	case kept:
 		failed.Kept = r.name
 		_ = r.untune(ctx) // the database is unfinished, with or without
+		if len(r.archive.subscriptionsRestored()) > 0 {
+			_ = r.releaseSlots(ctx, false) // RemoveInside does it, too
+		}
 	default:
 		if failed.DropErr = r.drop(ctx); failed.DropErr != nil {
 			failed.Kept = r.name
 		}
 	}
 	if failed.Kept != "" {
+		if len(r.archive.subscriptionsRestored()) > 0 {
+			failed.RemoveInside = append(failed.RemoveInside, removeSubscriptionsSQL)
+		}
 		failed.Remove = append(failed.Remove, dropDatabaseSQL(r.name))
 	}
 	// Nothing depends on the roles once the database is gone; while it is there, those that own something in it cannot go.
-	if failed.Kept == "" || r.options.KeepPartial {
-		if loaderErr := r.dropLoader(ctx); loaderErr != nil {
-			failed.DropErr = cmp.Or(failed.DropErr, loaderErr)
-		}
+	if failed.Kept == "" || kept {
+		failed.RolesErr = r.dropLoader(ctx)
 	}
 	if r.loaderCreated {
 		failed.Remove = append(failed.Remove, dropRoleSQL(r.loader))
 	}
 	if failed.Kept == "" {
 		if rolesErr := r.dropCreatedRoles(ctx); rolesErr != nil {
-			failed.DropErr = cmp.Or(failed.DropErr, rolesErr)
+			failed.RolesErr = cmp.Or(failed.RolesErr, rolesErr)
 		}
 	}
-	if r.rolesCreated && !r.options.KeepPartial {
+	if r.rolesCreated && !kept {
 		for _, role := range r.plan.CreateRoles {
 			failed.Remove = append(failed.Remove, dropRoleSQL(role.Name))
 		}
@@ -237,6 +272,7 @@ type run struct {
 	oid           catalog.OID  // of the database, once it was created
 	loader        catalog.Text // role, see loaderPrefix
 	created       bool         // the database exists
+	renaming      bool         // the last step was begun
 	rolesCreated  bool
 	loaderCreated bool
 	current       Phase
@@ -280,7 +316,8 @@ func (r *run) steps(ctx context.Context) error {
 		{PhaseFinish, r.rename},
 	} {
 		if err := r.phase(step.phase, func() error { return step.do(ctx) }); err != nil {
-			if ctx.Err() != nil && !errors.Is(err, context.Cause(ctx)) {
+			// The last step does not end with ctx.
+			if ctx.Err() != nil && !r.renaming && !errors.Is(err, context.Cause(ctx)) {
 				err = fmt.Errorf("%w: %v", context.Cause(ctx), err)
 			}
 			return err

@@ -705,6 +705,36 @@ func TestSubscriptionComesBackDisabledAndAFailureLeavesItsSlotAlone(t *testing.T
 		t.Errorf("%d slots before and %d after", before, after)
 	}
 
+	// What is kept on request names the slot no more, and the error says how to remove it.
+	_, err := restore.Run(t.Context(), newServer(t, cluster, "postgres"), source, restore.Options{Into: "never", KeepPartial: true})
+	failed, ok := errors.AsType[*restore.Error](err)
+	if !ok || failed.Kept == "" {
+		t.Fatalf("error %v, want one that names a database", err)
+	}
+	t.Log(err)
+	if named := query[bool](t, cluster, failed.Kept, "SELECT subslotname IS NOT NULL FROM pg_subscription s JOIN pg_database d ON d.oid = subdbid AND datname = current_database()"); !slices.Equal(named, []bool{false}) {
+		t.Errorf("the subscription of the database that was kept names a slot: %v", named)
+	}
+	plan, err := restore.Preflight(t.Context(), newServer(t, cluster, "postgres"), source, restore.Options{Into: "never"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.ContainsFunc(plan.Warnings, func(w catalog.Warning) bool {
+		return string(w.Object) == failed.Kept && strings.Contains(string(w.Message), strings.Join(failed.RemoveInside, " "))
+	}) {
+		t.Errorf("the next restore does not say that the database has subscriptions: %+v", plan.Warnings)
+	}
+	for _, statement := range failed.RemoveInside {
+		cluster.Exec(t, failed.Kept, statement)
+	}
+	for _, statement := range failed.Remove {
+		cluster.Exec(t, "postgres", statement)
+	}
+	assertNothingLeft(t, cluster)
+	if after := slots(); after != before {
+		t.Errorf("%d slots before and %d after", before, after)
+	}
+
 	source.database.Settings = nil
 	result := run(t, newServer(t, cluster, "postgres"), source, restore.Options{Into: original + "_restored"})
 	if enabled := query[bool](t, cluster, original+"_restored", "SELECT subenabled FROM pg_subscription s JOIN pg_database d ON d.oid = subdbid AND datname = current_database()"); !slices.Equal(enabled, []bool{false}) {
