@@ -350,11 +350,9 @@ func (d *discovery) notFound(name string, means func(liveWorkspace) bool) error 
 // takeSnapshots fills results, one for each workspace.
 func (a *app) takeSnapshots(ctx context.Context, repo *repository.Repository, keeper *witnessKeeper, picked []liveWorkspace, opts backupOptions, results []backupResult) {
 	bar := newBackupBar(a, picked)
-	// Whoever is new is compared with what the repository held when the first new one came: in most rounds none does.
-	known := sync.OnceValue(func() []*repository.Workspace {
-		all, _ := repo.Workspaces(ctx) // one that cannot be opened is for verify to report
-		return all
-	})
+	// Whoever is new, or has the name of another in the witness file, is compared with what the repository held when the first
+	// of these came: in most rounds none does. With an error the list may lack some.
+	known := sync.OnceValues(func() ([]*repository.Workspace, error) { return repo.Workspaces(ctx) })
 	jobs := make([]scheduler.Job, len(picked))
 	for i, live := range picked {
 		result := &results[i]
@@ -363,7 +361,7 @@ func (a *app) takeSnapshots(ctx context.Context, repo *repository.Repository, ke
 		jobs[i] = scheduler.Job{Server: live.server.Name(), Run: func(ctx context.Context) error {
 			taken, err := backup.Run(ctx, live.server, live.database, repo, backup.Options{
 				Holder: holder(), Version: buildVersion().Version, LeaseLifetime: opts.leaseLifetime,
-				Waiting:  func(wait repository.LeaseWait) { a.say("hourvault: %s", waitingLine(live.name, wait)) },
+				Waiting:  func(wait repository.LeaseWait) { bar.say("hourvault: " + waitingLine(live.name, wait)) },
 				Progress: func(p backup.Progress) { bar.report(i, p.Bytes, p.BytesTotal) },
 			})
 			result.ReadBytes = bar.end(i)
@@ -376,7 +374,8 @@ func (a *app) takeSnapshots(ctx context.Context, repo *repository.Repository, ke
 			result.WorkspaceID, result.NewWorkspace = taken.Workspace.ID().String(), taken.NewWorkspace
 			result.Snapshot = describeSnapshot(taken.Snapshot)
 			if taken.NewWorkspace {
-				result.EarlierWorkspaces = earlierWorkspaces(known(), taken.Workspace)
+				all, _ := known() // one that cannot be opened is for verify to report
+				result.EarlierWorkspaces = earlierWorkspaces(all, taken.Workspace)
 			}
 			keeper.taken(ctx, live, taken, known)
 			return nil
@@ -557,12 +556,19 @@ func (b *backupBar) retotal() {
 	b.bar.SetTotal(sum)
 }
 
+// note tells people what is logged elsewhere.
 func (b *backupBar) note(line string) {
+	if b.app.peopleWatch() {
+		b.say(line)
+	}
+}
+
+// say is app.say for as long as a bar may be drawn.
+func (b *backupBar) say(line string) {
 	b.mutex.Lock()
 	defer b.mutex.Unlock()
 	switch {
-	case !b.app.peopleWatch(): // it is logged
-	case b.bar == nil:
+	case b.bar == nil, !b.app.peopleWatch():
 		b.app.say("%s", line)
 	default:
 		b.bar.Note(line)

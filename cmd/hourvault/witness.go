@@ -59,7 +59,7 @@ func newWitnessKeeper(a *app, path string, repo *repository.Repository) *witness
 		k.warn(warningWitnessMissing, "", fmt.Sprintf("there is no witness file %s: it is begun anew, and whether the repository became older before now is not known", path))
 	case err != nil:
 		k.damaged = true
-		k.warn(warningWitnessUnusable, "", fmt.Sprintf("%v; whether the repository became older is not known, and nothing is written down: put the file right, or remove it so that it is begun anew", err))
+		k.warn(warningWitnessUnusable, "", fmt.Sprintf("%v; whether the repository became older is not known, and nothing is written down: %s", err, mendWitness(err, path, "put the file right, or remove it so that it is begun anew")))
 	}
 	for _, sighting := range seen {
 		if sighting.Repository == k.repository {
@@ -67,6 +67,15 @@ func newWitnessKeeper(a *app, path string, repo *repository.Repository) *witness
 		}
 	}
 	return k
+}
+
+// mendWitness says what to do about a witness file that err keeps from being used. One that belongs to another user, which a single run
+// as root makes of it, must not be removed: it is whole, and what it knows would be given away.
+func mendWitness(err error, path, otherwise string) string {
+	if errors.Is(err, fs.ErrPermission) {
+		return fmt.Sprintf("give %s and %s.lock to this user, and let it write to their directory", path, path)
+	}
+	return otherwise
 }
 
 // warn records a warning once, and tells people and logs at once.
@@ -103,14 +112,12 @@ func (k *witnessKeeper) print() {
 }
 
 // taken compares a new snapshot with what was known before the round, and writes it down. A repository that became older is not written down: the
-// entry that knows better stays until somebody removes it. others are the repository's workspaces.
-func (k *witnessKeeper) taken(ctx context.Context, live liveWorkspace, taken *backup.Result, others func() []*repository.Workspace) {
+// entry that knows better stays until somebody removes it. others lists the repository's workspaces.
+func (k *witnessKeeper) taken(ctx context.Context, live liveWorkspace, taken *backup.Result, others func() ([]*repository.Workspace, error)) {
 	if k.path == "" || k.damaged {
 		return
 	}
-	if taken.NewWorkspace {
-		k.lookForLost(live, taken.Workspace.ID(), others())
-	}
+	k.lookForLost(live, taken.Workspace.ID(), others)
 	manifest := taken.Snapshot.Manifest()
 	now := witness.Sighting{
 		Repository: k.repository, Workspace: taken.Workspace.ID(), Name: live.qualified(), Snapshot: manifest.Snapshot, Sequence: manifest.Sequence, SHA256: taken.Snapshot.Ref().SHA256,
@@ -130,18 +137,26 @@ func (k *witnessKeeper) taken(ctx context.Context, live liveWorkspace, taken *ba
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), witnessTimeout)
 	defer cancel()
 	if err := witness.Raise(ctx, k.path, now); err != nil {
-		k.warn(warningWitnessUnusable, "", fmt.Sprintf("write down the newest snapshots in %s: %v: its directory must be there and writable for this user", k.path, err))
+		k.warn(warningWitnessUnusable, "", fmt.Sprintf("write down the newest snapshots in %s: %v: %s", k.path, err, mendWitness(err, k.path, "its directory must be there and writable for this user")))
 	}
 }
 
-// lookForLost warns when a database that was known begins anew because the repository has lost its workspace, and not because the database
-// was made anew.
-func (k *witnessKeeper) lookForLost(live liveWorkspace, created repository.WorkspaceID, all []*repository.Workspace) {
+// lookForLost warns of workspaces that had the name of live and that the repository has lost: then its database began anew, as
+// workspace current, not because it was made anew. They stay known, so each later round warns again. Where the repository could not be
+// listed completely, one that is not in the list is not taken for lost.
+func (k *witnessKeeper) lookForLost(live liveWorkspace, current repository.WorkspaceID, others func() ([]*repository.Workspace, error)) {
 	for _, known := range k.before {
-		if known.Name != live.qualified() || known.Workspace == created || slices.ContainsFunc(all, func(w *repository.Workspace) bool { return w.ID() == known.Workspace }) {
+		if known.Name != live.qualified() || known.Workspace == current {
 			continue
 		}
-		k.rolledBack(live, known, fmt.Sprintf("the repository does not know workspace %s any more, or it cannot be opened, and snapshot %d of it was seen before", known.Workspace, known.Sequence))
+		all, err := others()
+		switch {
+		case slices.ContainsFunc(all, func(w *repository.Workspace) bool { return w.ID() == known.Workspace }):
+		case err != nil:
+			k.warn(warningWitnessUndecided, live.qualified(), fmt.Sprintf("whether the repository still has workspace %s, of which the witness file knows snapshot %d, could not be found out: %v: run hourvault verify", known.Workspace, known.Sequence, err))
+		default:
+			k.rolledBack(live, known, fmt.Sprintf("the repository does not know workspace %s any more, and snapshot %d of it was seen before", known.Workspace, known.Sequence))
+		}
 	}
 }
 
@@ -222,7 +237,7 @@ func (w *witnesses) of(id string) error {
 	case errors.Is(err, fs.ErrNotExist):
 		w.notices = append(w.notices, verifyNotice{Kind: "witness_missing", Message: fmt.Sprintf("there is no witness file %s; the next backup begins it", w.path)})
 	case err != nil:
-		w.problems = append(w.problems, verifyProblem{Kind: "witness_unusable", Message: safe(fmt.Sprintf("%v: whether the repository became older was not compared with it; put the file right, or remove it so that the next backup begins it anew", err))})
+		w.problems = append(w.problems, verifyProblem{Kind: "witness_unusable", Message: safe(fmt.Sprintf("%v: whether the repository became older was not compared with it; %s", err, mendWitness(err, w.path, "put the file right, or remove it so that the next backup begins it anew")))})
 	}
 	add(seen)
 	return nil

@@ -21,7 +21,7 @@ const maxDocument = 64 << 20
 // Parse returns the snapshots that a text names, each once, in the order of the text. It understands what hourvault prints: the log entry
 // of a snapshot (log format json; something may stand before it in the line, as log collectors write it), the documents of backup --json and
 // of verify --json, and the witness file. All else is passed over. ErrNothing when nothing was found; another error when
-// an entry of those kinds is damaged, or the text cannot be read.
+// an entry of those kinds is damaged, what has the field of the hash is no JSON (then it was cut), or the text cannot be read.
 func Parse(in io.Reader) ([]Sighting, error) {
 	var all []Sighting
 	known := make(map[string]bool)
