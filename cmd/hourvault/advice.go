@@ -47,6 +47,7 @@ const (
 	adviseRerun      = "run the same command again"
 	adviseRerunLater = "run the same command again later"
 	adviseStore      = "see whether the store can be reached and its service is well (hourvault doctor tries all of it), then run the same command again"
+	adviseOther      = "fails alike in another try: see with --keep-partial what is wrong, or choose another snapshot with --at or --snapshot"
 	adviseConnection = "see in PostgreSQL's log why it ended hourvault's session (a restart, a terminated or crashed backend, or nothing there: then the network), then run the same command again"
 )
 
@@ -100,6 +101,8 @@ func adviceFor(err error) string {
 		return adviceForState(state)
 	}
 	switch {
+	case errors.As(err, &tool) && inRestore:
+		return "see what " + tool.Tool + " says above, and PostgreSQL's log: what lies in the snapshot " + adviseOther + "; else " + adviseRerun
 	case errors.As(err, &tool):
 		return "see what " + tool.Tool + " says above, and PostgreSQL's log, then " + adviseRerun
 	case postgres.IsUnconnected(err), inStep && step.Step == backup.StepConnect:
@@ -149,7 +152,7 @@ func adviceForRestoreState(state string) string {
 	}
 	switch state[:min(2, len(state))] {
 	case "22", "23", "42", "P0":
-		return "the same snapshot fails alike on this server: see with --keep-partial what is wrong, or choose another with --at or --snapshot"
+		return "what lies in the snapshot " + adviseOther
 	}
 	return adviceForState(state)
 }

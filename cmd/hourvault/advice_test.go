@@ -11,6 +11,7 @@ import (
 	"github.com/hourvault/hourvault/backup"
 	"github.com/hourvault/hourvault/crypto"
 	"github.com/hourvault/hourvault/internal/objectstore"
+	"github.com/hourvault/hourvault/internal/postgres"
 	"github.com/hourvault/hourvault/internal/repository"
 	"github.com/hourvault/hourvault/restore"
 )
@@ -20,7 +21,7 @@ func TestAdviceFollowsFromWhatFailed(t *testing.T) {
 	state := func(code string) error { return fmt.Errorf("wrapped: %w", &pgconn.PgError{Code: code}) }
 	backingUp := func(step backup.Step, cause error) error { return &backup.StepError{Step: step, Err: cause} }
 	const (
-		again = "fails alike"
+		again = "what lies in the snapshot fails alike in another try: see"
 		role  = "restoring role"
 	)
 	for _, test := range []struct {
@@ -39,6 +40,8 @@ func TestAdviceFollowsFromWhatFailed(t *testing.T) {
 		{"data: a duplicate key", restoring(state("23505")), again},
 		{"data: raised by a function", restoring(state("P0001")), again},
 		{"definitions: a function that is not there", restoring(state("42883")), again},
+		{"pg_restore, of which only text is known", restoring(&postgres.ToolError{Tool: "pg_restore"}), "what lies in the snapshot fails alike"},
+		{"pg_dump", backingUp(backup.StepDefinitions, &postgres.ToolError{Tool: "pg_dump"}), "see what pg_dump says above, and PostgreSQL's log, then run"},
 		{"rights in a restore", restoring(state("42501")), role},
 		{"rights in a backup", backingUp(backup.StepOpen, state("42501")), "hourvault doctor names the statements"},
 		{"the disk of the server, in a restore", restoring(state("53100")), "make room"},
