@@ -6,7 +6,6 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // ErrServerCrashed is the cause of a restore's failure when the server went down without a shutdown while the restore was at
@@ -68,8 +67,8 @@ func (r *run) makeDurable(ctx context.Context) error {
 			return err
 		}
 		unharmed, err := conn.PgConn().Exec(ctx, "SELECT FROM "+r.identifier()+".not_crashed").ReadAll()
-		if server := (*pgconn.PgError)(nil); errors.As(err, &server) && (server.Code == stateUndefinedTable || server.Code == stateInvalidSchemaName) {
-			return fmt.Errorf("%w: restore again", ErrServerCrashed) // the mark itself was lost
+		if markIsLost(err) {
+			return fmt.Errorf("%w: restore again", ErrServerCrashed)
 		}
 		if err != nil {
 			return fmt.Errorf("look whether the server crashed meanwhile: %w", sessionError(conn, err))
@@ -89,6 +88,12 @@ func (r *run) makeDurable(ctx context.Context) error {
 		}
 		return nil
 	})
+}
+
+// markIsLost tells whether the mark could not be read because it does not exist: a crash takes the table, too, when its creation was
+// not on disk.
+func markIsLost(err error) bool {
+	return sqlState(err) == stateUndefinedTable || sqlState(err) == stateInvalidSchemaName
 }
 
 // waitForCommits makes a session's commits wait for the server's own disk where they would not wait at all. It does not make
