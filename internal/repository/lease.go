@@ -66,6 +66,7 @@ type lease struct {
 	workspace *Workspace
 	record    leaseRecord
 	etag      string
+	renamed   string // the run key that a rename has written, or tried to write
 	lifetime  time.Duration
 	cancel    context.CancelCauseFunc
 
@@ -83,13 +84,22 @@ type LeaseWait struct {
 	AtMost time.Duration
 }
 
+// A run looks leaseRounds times at most whether it can take the lease, and waits between them for leasePause, doubled each time: 5 s together.
+const (
+	leaseRounds = 10
+	leasePause  = 5 * time.Millisecond
+)
+
+// minimumRenewal is how long a renewal may take at least.
+const minimumRenewal = 5 * time.Second
+
 // acquireLease takes the workspace's lease for a run that will become effective by creating runKey, after settling the run
 // before it. *LeaseHeldError when another run is alive; waiting, if not nil, is told before that is waited for. The context returned ends with cause ErrLeaseLost when the lease
 // was taken over.
 func (w *Workspace) acquireLease(ctx context.Context, purpose, holder, runKey string, lifetime time.Duration, waiting func(LeaseWait)) (*lease, context.Context, error) {
 	store, object := w.repository.store, w.id.leaseKey()
 	mine := leaseRecord{Epoch: 1, Purpose: purpose, Holder: holder, Since: time.Now().UTC().Truncate(time.Second), Lifetime: lifetime.String(), RunKey: runKey}
-	for {
+	for round := 1; ; round++ {
 		theirs, info, err := w.readLease(ctx)
 		if errors.Is(err, objectstore.ErrNotFound) {
 			info, err = w.putLease(ctx, &mine, "")
@@ -111,7 +121,16 @@ func (w *Workspace) acquireLease(ctx context.Context, purpose, holder, runKey st
 			info, err = w.putLease(ctx, &mine, info.ETag)
 		}
 		if errors.Is(err, objectstore.ErrExists) || errors.Is(err, objectstore.ErrChanged) {
-			continue // somebody was faster: look again
+			// Somebody was faster: look again, unless it is the store that shows one thing and compares with another.
+			if round == leaseRounds {
+				return nil, nil, fmt.Errorf("take lease %s in %s: another was there %d times, and each time the store showed none or one that was released: try again later, and see whether something stands between this machine and the store: %w", object, store.Location(), round, err)
+			}
+			select {
+			case <-ctx.Done():
+				return nil, nil, context.Cause(ctx)
+			case <-time.After(leasePause << round):
+			}
+			continue
 		}
 		if err != nil {
 			return nil, nil, fmt.Errorf("take lease %s in %s: %w", object, store.Location(), err)
@@ -155,15 +174,21 @@ func (w *Workspace) outwait(ctx context.Context, theirs leaseRecord, etag string
 
 // settle makes sure that the run with that key either has become effective already or never can.
 func (w *Workspace) settle(ctx context.Context, runKey, by, reason string) error {
+	err := w.putVoid(ctx, runKey, by, reason)
+	if errors.Is(err, objectstore.ErrExists) {
+		return nil // it became effective, or was settled before: the reader of that key will see which
+	}
+	return err
+}
+
+// putVoid creates a void at a run key. objectstore.ErrExists when something is there.
+func (w *Workspace) putVoid(ctx context.Context, runKey, by, reason string) error {
 	void := voidRecord{Void: true, By: by, Time: time.Now().UTC().Truncate(time.Second), Reason: reason, Token: newToken()}
 	content, err := w.sealJSON(crypto.KindVoid, runKey, void)
 	if err != nil {
 		return err
 	}
 	_, err = w.repository.store.PutIfAbsent(ctx, runKey, content)
-	if errors.Is(err, objectstore.ErrExists) {
-		return nil // it became effective, or was settled before: the reader of that key will see which
-	}
 	return err
 }
 
@@ -210,15 +235,23 @@ func (l *lease) renew(ctx context.Context) {
 			return
 		case <-ticker.C:
 		}
-		l.mu.Lock()
-		record := l.record
-		err := l.put(ctx, &record)
-		l.mu.Unlock()
+		// One connection that stalls must not use the lifetime up. What became of that renewal the next one finds out.
+		putCtx, cancel := context.WithTimeout(ctx, max(l.lifetime/4, minimumRenewal))
+		err := l.confirm(putCtx)
+		cancel()
 		if errors.Is(err, ErrLeaseLost) {
 			l.cancel(ErrLeaseLost)
 			return
 		}
 	}
+}
+
+// confirm renews the lease. ErrLeaseLost when another run has taken over.
+func (l *lease) confirm(ctx context.Context) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	record := l.record
+	return l.put(ctx, &record)
 }
 
 // rename makes another key the one whose creation makes the run effective. The run has not tried to create the old one, and
@@ -228,6 +261,7 @@ func (l *lease) rename(ctx context.Context, runKey string) error {
 	defer l.mu.Unlock()
 	record := l.record
 	record.RunKey = runKey
+	l.renamed = runKey
 	if err := l.put(ctx, &record); err != nil {
 		return err
 	}
@@ -246,7 +280,7 @@ func (l *lease) put(ctx context.Context, record *leaseRecord) error {
 			return ErrLeaseLost
 		case readError != nil:
 			return readError
-		case theirs.Epoch != l.record.Epoch, theirs.Holder != l.record.Holder, theirs.RunKey != l.record.RunKey && theirs.RunKey != record.RunKey:
+		case theirs.Epoch != l.record.Epoch, theirs.Holder != l.record.Holder, theirs.RunKey != l.record.RunKey && theirs.RunKey != l.renamed:
 			return ErrLeaseLost
 		}
 		info, err = l.workspace.putLease(ctx, record, now.ETag)

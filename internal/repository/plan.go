@@ -216,16 +216,6 @@ func (h *planHistory) open(ctx context.Context, id PlanID) (*storedPlan, error) 
 	return plan, nil
 }
 
-// newest returns the newest plan; nil when there is none.
-func (h *planHistory) newest(ctx context.Context) (*storedPlan, error) {
-	for _, id := range slices.Backward(h.listed) {
-		if plan, err := h.open(ctx, id); plan != nil || err != nil {
-			return plan, err
-		}
-	}
-	return nil, nil
-}
-
 // all returns all plans, ascending.
 func (h *planHistory) all(ctx context.Context) ([]*storedPlan, error) {
 	var plans []*storedPlan
@@ -238,6 +228,22 @@ func (h *planHistory) all(ctx context.Context) ([]*storedPlan, error) {
 			plans = append(plans, plan)
 		}
 	}
+	return plans, nil
+}
+
+// readable returns the plans that can be read, ascending. The newest must be; one before it was read by whoever made that.
+func (h *planHistory) readable(ctx context.Context) ([]*storedPlan, error) {
+	var plans []*storedPlan
+	for _, id := range slices.Backward(h.listed) {
+		plan, err := h.open(ctx, id)
+		if err != nil && (len(plans) == 0 || !errors.Is(err, ErrDamaged) && !errors.Is(err, ErrPlanned)) {
+			return nil, err
+		}
+		if plan != nil {
+			plans = append(plans, plan)
+		}
+	}
+	slices.Reverse(plans)
 	return plans, nil
 }
 
@@ -257,11 +263,8 @@ func (h *planHistory) explains(ctx context.Context, ref ManifestRef) (bool, erro
 
 // completeFirstPass deletes the manifests that a plan names and that are among ids, and returns the other ids. Only under a lease taken before
 // the plan and ids were listed does it say anything that what remains may serve as a base; the deletion itself is right at any time,
-// because a plan is for ever. A nil plan names nothing.
+// because a plan is for ever.
 func (w *Workspace) completeFirstPass(ctx context.Context, plan *storedPlan, ids []SnapshotID) ([]SnapshotID, error) {
-	if plan == nil {
-		return ids, nil
-	}
 	var remaining []SnapshotID
 	for _, id := range ids {
 		if !plan.names(id) {

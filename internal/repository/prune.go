@@ -2,6 +2,7 @@ package repository
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -126,16 +127,35 @@ func (e *PlannedPackError) Error() string {
 	return fmt.Sprintf("plan %s deletes pack %s, and snapshot %s needs it: the pack was left where it is; run hourvault verify and report this", e.Plan, e.Pack, e.Snapshot)
 }
 
+// HiddenSnapshotError says that there is a manifest, or something in its place, that the listing did not show: what can be deleted is not known.
+type HiddenSnapshotError struct{ Object string }
+
+func (e *HiddenSnapshotError) Error() string {
+	return fmt.Sprintf("%s is there, and the store's listing did not show it: nothing is deleted, because it may need any pack; run hourvault verify", e.Object)
+}
+
+// UnexplainedError says that a snapshot is gone that another names, and that no plan deleted it. Packs that only it needs look left over:
+// none is deleted until it was put back, or until no snapshot names it any more.
+type UnexplainedError struct {
+	Snapshot SnapshotID
+	By       SnapshotID // names it
+}
+
+func (e *UnexplainedError) Error() string {
+	return fmt.Sprintf("snapshot %s is not listed, snapshot %s names it, and no plan explains why it is gone: no further packs are deleted, so that it can be put back; run hourvault verify", e.Snapshot, e.By)
+}
+
 // Prune deletes the snapshots that options.Condemn names, and packs that no snapshot needs, by the rules of docs/format.md, "History and
 // plans". It takes the workspace's lease, completes what earlier plans have left, stores a plan, and deletes the plan's manifests at once; its packs
 // are deleted by the first Prune after the grace period. It may be repeated at any time, and interrupted anywhere: the next run of either
 // kind goes on.
 //
 // *LeaseHeldError when another run is alive, ErrPlanned when a later version works on the workspace, ErrDamaged, with the objects' keys,
-// when anything among the manifests or plans cannot be read: then nothing further is deleted. The report holds what was done even when
-// there is an error.
+// when anything among the manifests or plans cannot be read, *HiddenSnapshotError when the store's listing is not complete: then nothing
+// further is deleted. After *PlannedPackError and *UnexplainedError the run went on, without the packs in question. The report holds what
+// was done even when there is an error.
 func (w *Workspace) Prune(ctx context.Context, options PruneOptions) (PruneReport, error) {
-	p := &pruner{workspace: w, store: w.repository.store, options: options.withDefaults()}
+	p := &pruner{workspace: w, store: w.repository.store, options: options.withDefaults(), found: make(map[PlanID]bool), known: make(map[SnapshotID]bool)}
 	p.report = PruneReport{Deleted: []PlannedManifest{}, Kept: []KeptSnapshot{}, Waiting: []WaitingPlan{}}
 	err := p.run(ctx)
 	if err != nil {
@@ -180,10 +200,13 @@ type pruner struct {
 	now       time.Time // on the store's clock: not later than any moment after the lease was taken
 	report    PruneReport
 
-	plans     []*storedPlan // in effect, ascending
-	spent     []*storedPlan // of plans: no pack of them is stored any more
+	plans     []*storedPlan   // in effect, ascending
+	spent     []*storedPlan   // of plans: no pack of them is stored any more
+	found     map[PlanID]bool // plans whose manifests were still listed
 	snapshots []*prunedSnapshot
+	known     map[SnapshotID]bool // settled: listed, or named by a plan
 	packs     map[PackName]uint64 // stored, with their sizes
+	problems  []error             // that do not end the run
 
 	mu       sync.Mutex
 	progress PruneProgress
@@ -228,13 +251,25 @@ func (p *pruner) run(ctx context.Context) error {
 
 // work does what is done under the lease. settled is false when it is not known whether the plan exists.
 func (p *pruner) work(ctx context.Context) (settled bool, err error) {
-	steps := []func(context.Context) error{p.readPlans, p.readClock, p.listSnapshots, p.completePlans, p.openSnapshots, p.listPacks, p.deletePacks}
-	for _, step := range steps {
+	defer func() {
+		if len(p.problems) > 0 {
+			err = errors.Join(append(p.problems, err)...)
+		}
+	}()
+	for _, step := range []func(context.Context) error{p.readPlans, p.readClock, p.listSnapshots, p.completePlans, p.openSnapshots} {
 		if err := step(ctx); err != nil {
 			return true, err
 		}
 	}
-	plan, err := p.decide()
+	if len(p.snapshots) == 0 {
+		return true, nil // without any snapshot nothing tells what is left over from what lost its manifest
+	}
+	for _, step := range []func(context.Context) error{p.listPacks, p.deletePacks} {
+		if err := step(ctx); err != nil {
+			return true, err
+		}
+	}
+	plan, err := p.decide(ctx)
 	if err != nil || plan == nil {
 		p.wait(nil)
 		return true, err
@@ -297,6 +332,7 @@ func (p *pruner) listSnapshots(ctx context.Context) error {
 			return fmt.Errorf("%s is not the name of a snapshot, and nothing is deleted while it is there: %w", info.Key, ErrDamaged)
 		}
 		p.snapshots = append(p.snapshots, &prunedSnapshot{id: id, modified: info.Modified})
+		p.known[id] = true
 	}
 	slices.SortFunc(p.snapshots, func(a, b *prunedSnapshot) int { return compareIDs(a.id, b.id) })
 	return nil
@@ -310,10 +346,17 @@ func (p *pruner) completePlans(ctx context.Context) error {
 		p.snapshots = slices.DeleteFunc(p.snapshots, func(s *prunedSnapshot) bool {
 			if plan.names(s.id) {
 				left = append(left, s.id)
+				p.found[plan.Plan.Plan] = true
 				return true
 			}
 			return false
 		})
+		for _, manifest := range plan.Manifests {
+			p.known[manifest.Snapshot] = true
+		}
+		for _, ref := range plan.Explained.Manifests {
+			p.known[ref.Snapshot] = true
+		}
 		for _, id := range plan.Supersedes {
 			superseded[id] = true
 		}
@@ -365,7 +408,7 @@ func (p *pruner) openSnapshots(ctx context.Context) error {
 	return nil
 }
 
-// listPacks lists the packs that are stored. All runs before are settled, so what lies there without a manifest now never gets one.
+// listPacks lists the packs that are stored.
 func (p *pruner) listPacks(ctx context.Context) error {
 	p.packs = make(map[PackName]uint64)
 	prefix := p.workspace.id.packsPrefix()
@@ -393,19 +436,20 @@ func needed(snapshots []*prunedSnapshot) map[PackName]SnapshotID {
 }
 
 // deletePacks is the second pass: it deletes the packs of plans whose grace period has passed. No manifest can need them, because a run takes
-// packs over only from its base, and the base was there when the plan was made, or came after it. That is looked at once more all the same.
+// packs over only from its base, and the base was there when the plan was made, or came after it. That is looked at once more all the same:
+// a pack that is needed stays, and is reported at the end.
 func (p *pruner) deletePacks(ctx context.Context) error {
 	named := needed(p.snapshots)
 	var due []PackName
-	var problems []error
 	for _, plan := range p.plans {
 		for _, pack := range plan.Packs {
 			if _, stored := p.packs[pack.Name]; !stored {
 				continue
 			}
 			if snapshot, needed := named[pack.Name]; needed {
-				problems = append(problems, &PlannedPackError{Plan: plan.Plan.Plan, Pack: pack.Name, Snapshot: snapshot})
-			} else if plan.due(p.now) {
+				p.problems = append(p.problems, &PlannedPackError{Plan: plan.Plan.Plan, Pack: pack.Name, Snapshot: snapshot})
+			} else if plan.due(p.now) && !p.found[plan.Plan.Plan] {
+				// Where a manifest was still listed a restore may have begun with it: the next run is early enough.
 				due = append(due, pack.Name)
 			}
 		}
@@ -424,7 +468,7 @@ func (p *pruner) deletePacks(ctx context.Context) error {
 			delete(p.packs, name)
 		}
 	}
-	if err = errors.Join(append(problems, err)...); err != nil {
+	if err != nil {
 		p.wait(nil)
 		return err
 	}
@@ -442,10 +486,7 @@ func (p *pruner) old(modified time.Time) bool {
 }
 
 // decide makes the plan; nil when there is nothing to delete.
-func (p *pruner) decide() (*Plan, error) {
-	if len(p.snapshots) == 0 {
-		return nil, nil // without any snapshot nothing tells what is left over from what lost its manifest
-	}
+func (p *pruner) decide(ctx context.Context) (*Plan, error) {
 	if err := p.condemn(); err != nil {
 		return nil, err
 	}
@@ -466,8 +507,22 @@ func (p *pruner) decide() (*Plan, error) {
 			stays[pack.Name] = SnapshotID{}
 		}
 	}
-	for _, name := range slices.SortedFunc(maps.Keys(p.packs), func(a, b PackName) int { return strings.Compare(a.String(), b.String()) }) {
-		if _, stays := stays[name]; !stays && len(plan.Manifests)+len(plan.Packs) < p.options.entries {
+	if missing := p.unexplained(); missing != nil {
+		p.problems = append(p.problems, missing)
+	} else {
+		var unneeded []PackName
+		for name := range p.packs {
+			// A void far ahead of the clock would keep all runs from beginning, so what is named like that is left alone.
+			if _, stays := stays[name]; !stays && time.Until(name.Snapshot.Begun()) <= maxAhead {
+				unneeded = append(unneeded, name)
+			}
+		}
+		slices.SortFunc(unneeded, comparePacks)
+		unneeded = unneeded[:min(len(unneeded), p.options.entries-len(plan.Manifests))]
+		if err := p.settleRuns(ctx, unneeded); err != nil {
+			return nil, err
+		}
+		for _, name := range unneeded {
 			plan.Packs = append(plan.Packs, PlannedPack{Name: name, Size: p.packs[name]})
 		}
 	}
@@ -476,6 +531,85 @@ func (p *pruner) decide() (*Plan, error) {
 	}
 	p.supersede(plan, kept)
 	return plan, nil
+}
+
+// comparePacks orders packs as their names in print are.
+func comparePacks(a, b PackName) int {
+	return cmp.Or(compareIDs(a.Snapshot, b.Snapshot), bytes.Compare(a.ID[:], b.ID[:]))
+}
+
+// unexplained finds a snapshot that another names, and that neither is there nor was deleted by a plan; nil when there is none.
+func (p *pruner) unexplained() error {
+	there := make(map[SnapshotID]bool, len(p.snapshots))
+	for _, snapshot := range p.snapshots {
+		there[snapshot.id] = true
+	}
+	explained := make(map[SnapshotID][]ManifestRef)
+	for _, plan := range p.plans {
+		for _, manifest := range plan.Manifests {
+			explained[manifest.Snapshot] = append(explained[manifest.Snapshot], manifest.ManifestRef)
+		}
+		for _, ref := range plan.Explained.Manifests {
+			explained[ref.Snapshot] = append(explained[ref.Snapshot], ref)
+		}
+	}
+	for _, snapshot := range p.snapshots {
+		for _, ref := range snapshot.snapshot.manifest.references() {
+			if !there[ref.Snapshot] && !slices.ContainsFunc(explained[ref.Snapshot], func(known ManifestRef) bool { return bytes.Equal(known.SHA256, ref.SHA256) }) {
+				return &UnexplainedError{Snapshot: ref.Snapshot, By: snapshot.id}
+			}
+		}
+	}
+	return nil
+}
+
+// settleRuns makes sure that no manifest can need the packs: that the runs which wrote them either became effective and are known, or never
+// can. The lease alone does not say so, because it may have been deleted or put back, and a listing may leave a manifest out.
+func (p *pruner) settleRuns(ctx context.Context, packs []PackName) error {
+	effective := make(map[SnapshotID]bool) // others took packs over from them
+	for _, snapshot := range p.snapshots {
+		for _, pack := range snapshot.snapshot.manifest.Packs {
+			effective[pack.Name.Snapshot] = true
+		}
+	}
+	var runs []SnapshotID
+	renew := false
+	for _, pack := range packs {
+		if run := pack.Snapshot; !p.known[run] {
+			p.known[run] = true
+			runs = append(runs, run)
+			renew = renew || !effective[run]
+		}
+	}
+	if renew {
+		// Whoever took over meanwhile is not to find its own run given up.
+		if err := p.lease.confirm(ctx); err != nil {
+			return err
+		}
+	}
+	return p.each(ctx, len(runs), func(ctx context.Context, i int) error {
+		key := p.workspace.id.manifestKey(runs[i])
+		var err error
+		if effective[runs[i]] {
+			// It needs no void: its key was taken once, and no key is used twice.
+			if _, err = p.store.Stat(ctx, key); errors.Is(err, objectstore.ErrNotFound) {
+				return nil
+			}
+		} else if err = p.workspace.putVoid(ctx, key, p.options.Holder, "its packs are left over"); err == nil {
+			return nil
+		}
+		if err != nil && !errors.Is(err, objectstore.ErrExists) {
+			return fmt.Errorf("settle the run of left-over packs: %w", err)
+		}
+		_, err = p.workspace.OpenSnapshot(ctx, runs[i])
+		switch {
+		case errors.Is(err, ErrVoid):
+			return nil
+		case err == nil, errors.Is(err, ErrDamaged), errors.Is(err, crypto.ErrNewerFormat), isUnknownFeature(err):
+			return &HiddenSnapshotError{Object: key}
+		}
+		return fmt.Errorf("read manifest %s: %w", runs[i], err)
+	})
 }
 
 // condemn asks which snapshots go and marks those that may.
@@ -524,7 +658,7 @@ func (p *pruner) supersede(plan *Plan, kept []*prunedSnapshot) {
 			continue
 		}
 		more := maps.Clone(manifests)
-		ranges := earlier.Explained.Sequences
+		ranges := slices.Clone(earlier.Explained.Sequences)
 		for _, ref := range earlier.Explained.Manifests {
 			if referred[ref.Snapshot] {
 				more[ref.Snapshot] = ref
@@ -534,7 +668,7 @@ func (p *pruner) supersede(plan *Plan, kept []*prunedSnapshot) {
 			if referred[manifest.Snapshot] {
 				more[manifest.Snapshot] = manifest.ManifestRef
 			}
-			ranges = addSequences(ranges, SequenceRange{From: manifest.Sequence, To: manifest.Sequence})
+			ranges = append(ranges, SequenceRange{From: manifest.Sequence, To: manifest.Sequence})
 		}
 		joined := addSequences(sequences, ranges...)
 		if len(plan.Manifests)+len(plan.Packs)+len(more)+len(joined)+len(plan.Supersedes) >= p.options.entries {

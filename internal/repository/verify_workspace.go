@@ -116,7 +116,7 @@ func (w *workspaceVerifier) run(ctx context.Context) {
 	w.openManifests(ctx)
 	// Plans are listed after manifests: whatever deleted one of those was there before.
 	w.readPlans(ctx)
-	w.checkHistory()
+	w.checkHistory(ctx)
 	w.checkWitnesses()
 	w.checkPacks(ctx)
 	w.checkContent(ctx)
@@ -441,7 +441,7 @@ func (w *workspaceVerifier) dropDeleted(ctx context.Context) {
 }
 
 // checkHistory holds the manifests against what they say of one another.
-func (w *workspaceVerifier) checkHistory() {
+func (w *workspaceVerifier) checkHistory(ctx context.Context) {
 	byID := make(map[SnapshotID]*Snapshot, len(w.snapshots))
 	for _, snapshot := range w.snapshots {
 		byID[snapshot.manifest.Snapshot] = snapshot
@@ -518,9 +518,48 @@ func (w *workspaceVerifier) checkHistory() {
 		w.report(Problem{Kind: ProblemManifestMissing, Object: w.id().snapshotsPrefix(),
 			Message: fmt.Sprintf("the newest snapshot counts %d before it, of which %d are gone without an explanation", last-1, absent-explained)})
 	}
+	for _, snapshot := range w.snapshots {
+		if number := snapshot.manifest.Sequence; countSequences(sequences, number, number) > 0 {
+			w.report(Problem{Kind: ProblemHistoryBroken, Object: w.id().manifestKey(snapshot.manifest.Snapshot), Snapshot: snapshot.manifest.Snapshot,
+				Message: fmt.Sprintf("has sequence %d, and a plan has deleted the snapshot of that number: it was put back or stored late, and its packs may be gone, or history was written a second time", number)})
+		}
+	}
+	w.checkNewest(ctx, sequences, last)
 	if n := len(bySequence); n > 0 {
 		newest := bySequence[n-1]
 		w.result.Newest = &Witness{Workspace: w.id(), Sequence: newest.manifest.Sequence, SHA256: newest.sha256}
+	}
+}
+
+// checkNewest looks for what plans have kept: every plan keeps a snapshot that is newer than all that it deletes. sequences are the numbers
+// that plans deleted, and last is the greatest that is there.
+func (w *workspaceVerifier) checkNewest(ctx context.Context, sequences []SequenceRange, last uint64) {
+	if len(sequences) == 0 || last > sequences[len(sequences)-1].To {
+		return
+	}
+	var newest SnapshotID
+	if n := len(w.snapshots); n > 0 {
+		newest = w.snapshots[n-1].manifest.Snapshot
+	}
+	for id, state := range w.listed {
+		if _, condemned := w.condemned[id]; state == stateUnreadable && !condemned && compareIDs(id, newest) > 0 {
+			return // it may be the one
+		}
+	}
+	// Snapshots may have been taken, and others deleted, since the manifests were listed.
+	later := false
+	complete := w.list(ctx, w.id().snapshotsPrefix(), func(info objectstore.Info) {
+		id, err := ParseSnapshotID(strings.TrimPrefix(info.Key, w.id().snapshotsPrefix()))
+		if err != nil {
+			return
+		}
+		_, listed := w.listed[id]
+		_, condemned := w.condemned[id]
+		later = later || !listed && !condemned
+	})
+	if complete && !later {
+		w.report(Problem{Kind: ProblemManifestMissing, Object: w.id().snapshotsPrefix(),
+			Message: fmt.Sprintf("plans deleted snapshots up to number %d and kept a newer one, and the newest that is there is %d: it was deleted or hidden by somebody else", sequences[len(sequences)-1].To, last)})
 	}
 }
 

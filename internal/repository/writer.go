@@ -71,7 +71,7 @@ type SnapshotWriter struct {
 	baseTables   *baseCursor
 }
 
-// BeginSnapshot takes the workspace's lease, settles the run before, completes the first pass of the newest plan, and chooses the newest
+// BeginSnapshot takes the workspace's lease, settles the run before, completes the first pass of plans, and chooses the newest
 // readable snapshot as the base whose unchanged blocks are not stored again. *LeaseHeldError when another run is alive, ErrPlanned when a
 // later version works on the workspace.
 func (w *Workspace) BeginSnapshot(ctx context.Context, options SnapshotOptions) (*SnapshotWriter, error) {
@@ -129,8 +129,7 @@ func (sw *SnapshotWriter) chooseBase(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// Only the newest plan can be unfinished: no run makes one before it has completed those before it.
-	plan, err := plans.newest(ctx)
+	effective, err := plans.readable(ctx)
 	if err != nil {
 		return err
 	}
@@ -145,8 +144,12 @@ func (sw *SnapshotWriter) chooseBase(ctx context.Context) error {
 			return err
 		}
 	}
-	if ids, err = sw.workspace.completeFirstPass(ctx, plan, ids); err != nil {
-		return err
+	// Only the newest plan can be unfinished: no run makes one before it has completed those before it. What earlier ones name may have
+	// been put back.
+	for _, plan := range effective {
+		if ids, err = sw.workspace.completeFirstPass(ctx, plan, ids); err != nil {
+			return err
+		}
 	}
 	listed := make(map[SnapshotID]bool, len(ids))
 	for _, id := range ids {
@@ -196,7 +199,7 @@ func (sw *SnapshotWriter) chooseBase(ctx context.Context) error {
 			sw.rewrite[chunkID{pack: chunk.Pack, part: chunk.Part}] = true
 		}
 		sw.sequence += sw.base.manifest.Sequence
-		if err := sw.findLostPacks(ctx); err != nil {
+		if err := sw.findLostPacks(ctx, effective); err != nil {
 			return err
 		}
 	}
@@ -206,8 +209,9 @@ func (sw *SnapshotWriter) chooseBase(ctx context.Context) error {
 }
 
 // findLostPacks compares the packs that the base needs with those that are stored, by one listing: what somebody deleted (a
-// lifecycle rule of the bucket, say) would otherwise be missing in all later snapshots too.
-func (sw *SnapshotWriter) findLostPacks(ctx context.Context) error {
+// lifecycle rule of the bucket, say) would otherwise be missing in all later snapshots too. Packs that a plan names are as good as gone; no
+// plan names one of a base while listings are complete.
+func (sw *SnapshotWriter) findLostPacks(ctx context.Context, plans []*storedPlan) error {
 	absent := make(map[PackName]uint64, len(sw.base.manifest.Packs)) // to the size that they should have
 	for _, pack := range sw.base.manifest.Packs {
 		absent[pack.Name] = pack.Size
@@ -226,6 +230,17 @@ func (sw *SnapshotWriter) findLostPacks(ctx context.Context) error {
 	}
 	for name := range absent {
 		sw.lose(name, "is gone or has another length")
+	}
+	needed := make(map[PackName]bool, len(sw.base.manifest.Packs))
+	for _, pack := range sw.base.manifest.Packs {
+		needed[pack.Name] = true
+	}
+	for _, plan := range plans {
+		for _, pack := range plan.Packs {
+			if needed[pack.Name] {
+				sw.lose(pack.Name, "is about to be deleted by plan "+plan.Plan.Plan.String())
+			}
+		}
 	}
 	return nil
 }
