@@ -800,7 +800,7 @@ func TestRestoredRowsAreFrozenWhereNothingForbidsIt(t *testing.T) {
 		t.Run(fmt.Sprintf("postgres %d", major), func(t *testing.T) {
 			cluster := testenv.Postgres(t, major)
 			original := cluster.CreateDatabase(t, "")
-			cluster.Exec(t, original, `
+			cluster.Exec(t, original, strings.ReplaceAll(`
 				CREATE TABLE plain (a int, b text); INSERT INTO plain SELECT i, repeat('x', 100) FROM generate_series(1, 3000) i;
 				CREATE TABLE parts (a int, b text) PARTITION BY RANGE (a); CREATE TABLE part PARTITION OF parts DEFAULT;
 				INSERT INTO parts SELECT i, repeat('x', 100) FROM generate_series(1, 3000) i;
@@ -808,9 +808,11 @@ func TestRestoredRowsAreFrozenWhereNothingForbidsIt(t *testing.T) {
 				-- Such a function does not see what the command that calls it inserts, unless that is frozen.
 				CREATE FUNCTION is_empty() RETURNS bool LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN NOT EXISTS (SELECT FROM public.looks_at_itself); END';
 				CREATE TABLE looks_at_itself (a int CHECK (is_empty()), b text); INSERT INTO looks_at_itself SELECT i, repeat('x', 100) FROM generate_series(1, 3000) i;
-				CREATE FUNCTION refuse_own() RETURNS bool LANGUAGE plpgsql IMMUTABLE AS
+				CREATE FUNCTION refuse_own(int) RETURNS bool LANGUAGE plpgsql IMMUTABLE AS
 					'BEGIN IF EXISTS (SELECT FROM public.own_error) THEN RAISE ''not empty'' USING ERRCODE = ''HV123''; END IF; RETURN true; END';
-				CREATE TABLE own_error (a int CHECK (refuse_own()), b text); INSERT INTO own_error SELECT i, repeat('x', 100) FROM generate_series(1, 3000) i`)
+				CREATE TABLE own_error (a int CHECK (refuse_own(a)), b text); INSERT INTO own_error SELECT i, repeat('x', 100) FROM generate_series(1, 3000) i;
+				-- Its owner may read it, so that nothing but freezing has the function refuse.
+				CREATE ROLE "@_owner"; ALTER TABLE own_error OWNER TO "@_owner"`, "@", original))
 			into := intoName(t, cluster, original)
 			run(t, newServer(t, cluster, "postgres"), hold(t, newServer(t, cluster, "postgres"), original), restore.Options{Into: into})
 			assertEqualDumps(t, cluster.BinDir(), cluster, original, cluster, into)
