@@ -59,8 +59,9 @@ func newRestoreCommand(a *app) *cobra.Command {
 		Use:   "restore WORKSPACE --into DATABASE",
 		Short: "Restore one workspace into a new database",
 		Long: `Restore one workspace, as it was at a given time, into a new database. Nothing that exists is touched: the
-database must not exist, and gets its name only when it is complete. A restore that fails leaves nothing behind,
-unless --keep-partial is set.
+database must not exist, and gets its name only when it is complete. A restore that fails removes what it made, unless
+--keep-partial is set; what it cannot remove, and a complete database whose name somebody took meanwhile, it names
+with the statements to run.
 
 The newest snapshot is taken, with --at the newest at or before that time, with --snapshot that one. The
 database is made on the server that the snapshot came from, or on the one named by --server. The repository is
