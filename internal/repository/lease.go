@@ -84,10 +84,11 @@ type LeaseWait struct {
 	AtMost time.Duration
 }
 
-// A run looks leaseRounds times at most whether it can take the lease, and waits between them for leasePause, doubled each time: 5 s together.
+// A run looks leaseRounds times at most whether it can take the lease: the first few times at once, then after leasePause, doubled each time:
+// 6 s together.
 const (
 	leaseRounds = 10
-	leasePause  = 5 * time.Millisecond
+	leasePause  = 100 * time.Millisecond
 )
 
 // minimumRenewal is how long a renewal may take at least.
@@ -99,6 +100,7 @@ const minimumRenewal = 5 * time.Second
 func (w *Workspace) acquireLease(ctx context.Context, purpose, holder, runKey string, lifetime time.Duration, waiting func(LeaseWait)) (*lease, context.Context, error) {
 	store, object := w.repository.store, w.id.leaseKey()
 	mine := leaseRecord{Epoch: 1, Purpose: purpose, Holder: holder, Since: time.Now().UTC().Truncate(time.Second), Lifetime: lifetime.String(), RunKey: runKey}
+	var pause time.Duration
 	for round := 1; ; round++ {
 		theirs, info, err := w.readLease(ctx)
 		if errors.Is(err, objectstore.ErrNotFound) {
@@ -128,7 +130,10 @@ func (w *Workspace) acquireLease(ctx context.Context, purpose, holder, runKey st
 			select {
 			case <-ctx.Done():
 				return nil, nil, context.Cause(ctx)
-			case <-time.After(leasePause << round):
+			case <-time.After(pause):
+			}
+			if round >= leaseRounds/3 {
+				pause = max(2*pause, leasePause)
 			}
 			continue
 		}

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hourvault/hourvault/crypto"
@@ -263,6 +264,73 @@ func TestLostAnswerToARenewalDoesNotEndTheRun(t *testing.T) {
 		t.Errorf("commit: %v", err)
 	}
 	close(reached)
+}
+
+// through is a workspace as a run sees it whose requests go through another store.
+func through(workspace *Workspace, store objectstore.Store) *Workspace {
+	repository := *workspace.repository
+	repository.store = store
+	return &Workspace{repository: &repository, id: workspace.id, keyring: workspace.keyring, current: workspace.current}
+}
+
+// A store that shows no lease and says that there is one, as a cache in between would, ends a run with an error.
+func TestLeaseThatCannotBeTakenEndsTheRun(t *testing.T) {
+	directory := newDirectory(t)
+	workspace := newTestWorkspace(t, createIn(t, directory))
+	mustSnapshot(t, workspace, table(1, 1, 100))
+	synctest.Test(t, func(t *testing.T) {
+		blind := through(workspace, faultstore.New(directory, faultstore.Fault{Method: faultstore.Get, KeyContains: "/lease", Err: objectstore.ErrNotFound}))
+		if _, _, err := blind.acquireLease(t.Context(), purposeSnapshot, "", blind.id.manifestKey(newSnapshotID(time.Now(), SnapshotID{})), time.Minute, nil); !errors.Is(err, objectstore.ErrExists) {
+			t.Errorf("%v", err)
+		}
+	})
+}
+
+// A renewal that the store does not answer ends before the lease's lifetime does.
+func TestRenewalThatStallsIsTriedAgain(t *testing.T) {
+	directory := newDirectory(t)
+	workspace := newTestWorkspace(t, createIn(t, directory))
+	synctest.Test(t, func(t *testing.T) {
+		stalled, never := make(chan string, 1), make(chan struct{})
+		failing := through(workspace, faultstore.New(directory, faultstore.Fault{Method: faultstore.PutIfMatch, Times: 1, Reached: stalled, Release: never}))
+		held, ctx, err := failing.acquireLease(t.Context(), purposeSnapshot, "", failing.id.manifestKey(newSnapshotID(time.Now(), SnapshotID{})), time.Minute, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		first, _, err := failing.readLease(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-stalled
+		time.Sleep(31 * time.Second) // on the bubble's clock
+		if now, _, err := failing.readLease(ctx); err != nil || now.Token == first.Token {
+			t.Errorf("not renewed: %v", err)
+		}
+		if err := held.release(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// A run whose lease names another run key, and who does not know it because the answer was lost, gives the lease back all the same.
+func TestLeaseRenamedUnknowinglyIsReleased(t *testing.T) {
+	directory := newDirectory(t)
+	workspace := newTestWorkspace(t, createIn(t, directory))
+	failing := through(workspace, faultstore.New(directory, faultstore.Fault{Method: faultstore.PutIfMatch, Times: 1, Err: errInjected, LostAnswer: true}))
+	first := newSnapshotID(time.Now(), SnapshotID{})
+	held, ctx, err := failing.acquireLease(t.Context(), purposeSnapshot, "", failing.id.manifestKey(first), time.Hour, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := held.rename(ctx, failing.id.manifestKey(newSnapshotID(time.Now(), first))); !errors.Is(err, errInjected) {
+		t.Errorf("rename: %v", err)
+	}
+	if err := held.release(ctx); err != nil {
+		t.Errorf("release: %v", err)
+	}
+	if record, _, err := workspace.readLease(t.Context()); err != nil || !record.Released {
+		t.Errorf("%+v, %v", record, err)
+	}
 }
 
 func TestNamesRiseWhateverTheClockSays(t *testing.T) {

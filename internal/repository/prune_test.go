@@ -243,6 +243,128 @@ func TestPruneDeletesNothingWhereThereIsNoSnapshot(t *testing.T) {
 	if report := mustPrune(t, at(t, store, workspace, day), PruneOptions{}); !report.Plan.IsZero() {
 		t.Errorf("%+v", report)
 	}
+	// Nor what an earlier plan names.
+	taken, _ = series(t, workspace, 2)
+	if report := mustPrune(t, at(t, store, workspace, day), PruneOptions{Condemn: condemn(idOf(taken[0]))}); report.PacksPlanned.Count == 0 {
+		t.Fatalf("%+v", report)
+	}
+	if err := store.Delete(t.Context(), workspace.id.manifestKey(idOf(taken[1]))); err != nil {
+		t.Fatal(err)
+	}
+	if report := mustPrune(t, at(t, store, workspace, 2*day), PruneOptions{}); report.PacksDeleted.Count != 0 {
+		t.Errorf("%+v", report)
+	}
+}
+
+// A manifest that a listing left out may be the only one that needs its packs.
+func TestPruneStopsAtAManifestThatTheListingHides(t *testing.T) {
+	store := newDirectory(t)
+	repository := createIn(t, store)
+	workspace := newTestWorkspace(t, repository)
+	taken, tables := series(t, workspace, 3)
+	key := workspace.id.manifestKey(idOf(taken[2])) // which nobody names
+	faults := faultstore.New(store, faultstore.Fault{Method: faultstore.List, KeyContains: "/snapshots/", Hide: func(k string) bool { return k == key }})
+	report, err := at(t, faults, workspace, day).Prune(t.Context(), PruneOptions{Condemn: condemn(idOf(taken[0]))})
+	var hidden *HiddenSnapshotError
+	if !errors.As(err, &hidden) || hidden.Object != key || !report.Plan.IsZero() {
+		t.Errorf("%+v, %v", report, err)
+	}
+	if report := mustPrune(t, at(t, store, workspace, day), PruneOptions{Condemn: condemn(idOf(taken[0]))}); len(report.Deleted) != 1 {
+		t.Errorf("%+v", report)
+	}
+	mustHold(t, taken[2], tables...)
+	mustBeSound(t, repository)
+}
+
+// Where a snapshot was removed by somebody else its packs stay, so that it can be put back; other snapshots may go.
+func TestPacksStayWhileASnapshotIsGoneUnexplained(t *testing.T) {
+	store := newDirectory(t)
+	repository := createIn(t, store)
+	workspace := newTestWorkspace(t, repository)
+	taken, _ := series(t, workspace, 4)
+	key := workspace.id.manifestKey(idOf(taken[1]))
+	content := contentOf(t, store, key)
+	if err := store.Delete(t.Context(), key); err != nil {
+		t.Fatal(err)
+	}
+	report, err := at(t, store, workspace, day).Prune(t.Context(), PruneOptions{Condemn: condemn(idOf(taken[2]))})
+	var missing *UnexplainedError
+	if !errors.As(err, &missing) || missing.Snapshot != idOf(taken[1]) || len(report.Deleted) != 1 || report.PacksPlanned.Count != 0 {
+		t.Errorf("%+v, %v", report, err)
+	}
+	if _, err := store.PutIfAbsent(t.Context(), key, content); err != nil {
+		t.Fatal(err)
+	}
+	if report := mustPrune(t, at(t, store, workspace, day), PruneOptions{}); report.PacksPlanned.Count == 0 {
+		t.Errorf("put back: %+v", report)
+	}
+	mustBeSound(t, repository)
+}
+
+// The lease of a run was deleted, so nobody settled it: the prune does, before its packs go, and the run cannot become a snapshot without them.
+func TestPruneSettlesTheRunsOfLeftOverPacks(t *testing.T) {
+	store := newDirectory(t)
+	repository := createIn(t, store)
+	workspace := newTestWorkspace(t, repository)
+	series(t, workspace, 2)
+	faults, reached, release := stopAt(store, faultstore.PutIfAbsent, "/snapshots/")
+	slow, err := openIn(t, faults).OpenWorkspace(t.Context(), workspace.id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		_, err := writeSnapshot(t.Context(), slow, SnapshotOptions{LeaseLifetime: time.Hour}, table(3, 3, 3000))
+		done <- err
+	}()
+	var key string
+	select {
+	case key = <-reached:
+	case err := <-done:
+		t.Fatalf("the snapshot ended before its manifest: %v", err)
+	}
+	if err := store.Delete(t.Context(), workspace.id.leaseKey()); err != nil {
+		t.Fatal(err)
+	}
+	report := mustPrune(t, at(t, store, workspace, day), PruneOptions{})
+	if report.PacksPlanned.Count == 0 {
+		t.Errorf("%+v", report)
+	}
+	close(release)
+	if err := <-done; !errors.Is(err, ErrLeaseLost) {
+		t.Errorf("the late snapshot: %v", err)
+	}
+	if id, err := ParseSnapshotID(strings.TrimPrefix(key, workspace.id.snapshotsPrefix())); err != nil {
+		t.Error(err)
+	} else if _, err := workspace.OpenSnapshot(t.Context(), id); !errors.Is(err, ErrVoid) {
+		t.Errorf("at its key: %v", err)
+	}
+	mustBeSound(t, repository)
+}
+
+// A manifest that a plan deleted lies there again, when the plan was superseded long ago: verify names it. And every plan keeps a snapshot that
+// is newer than what it deletes.
+func TestVerifyKnowsWhatPlansDeletedAndKept(t *testing.T) {
+	store := newDirectory(t)
+	repository := createIn(t, store)
+	workspace := newTestWorkspace(t, repository)
+	taken, _ := series(t, workspace, 4)
+	key := workspace.id.manifestKey(idOf(taken[0]))
+	content := contentOf(t, store, key)
+	mustPrune(t, at(t, store, workspace, day), PruneOptions{Condemn: condemn(idOf(taken[0]))})
+	last := mustPrune(t, at(t, store, workspace, 2*day), PruneOptions{Condemn: condemn(idOf(taken[1]), idOf(taken[2]))})
+	if len(last.Superseded) != 1 {
+		t.Fatalf("%+v", last)
+	}
+	mustBeSound(t, repository)
+	mustReport(t, verify(t, openIn(t, overlay{Store: store, objects: map[string][]byte{key: content}}), VerifyOptions{}), ProblemHistoryBroken, key)
+	newest := workspace.id.manifestKey(idOf(taken[3]))
+	mustReport(t, verify(t, openIn(t, overlay{Store: store, objects: map[string][]byte{newest: nil}}), VerifyOptions{}), ProblemManifestMissing, workspace.id.snapshotsPrefix())
+	damaged := verify(t, openIn(t, overlay{Store: store, objects: map[string][]byte{newest: []byte("x")}}), VerifyOptions{})
+	mustReport(t, damaged, ProblemManifestDamaged, newest)
+	if len(damaged.Problems) != 1 {
+		t.Errorf("%v", damaged.Problems)
+	}
 }
 
 // stop is a store whose n-th call that changes something of a kind waits, and tells so.
@@ -412,7 +534,7 @@ func TestPackThatIsNeededStaysWhateverAPlanSays(t *testing.T) {
 	repository := createIn(t, store)
 	workspace := newTestWorkspace(t, repository)
 	taken, tables := series(t, workspace, 2)
-	pack := taken[1].manifest.Packs[0]
+	pack := taken[1].manifest.Packs[slices.IndexFunc(taken[1].manifest.Packs, func(p PackInfo) bool { return p.Name.Snapshot == idOf(taken[0]) })]
 	plan := Plan{Format: 1, Plan: newPlanID(time.Now(), PlanID{}), Workspace: workspace.id, Purpose: purposePrune, Grace: "1h", Packs: []PlannedPack{{Name: pack.Name, Size: pack.Size}}}
 	content, err := workspace.sealJSON(crypto.KindPlan, workspace.id.planKey(plan.Plan), plan)
 	if err == nil {
@@ -428,6 +550,23 @@ func TestPackThatIsNeededStaysWhateverAPlanSays(t *testing.T) {
 	}
 	mustHold(t, taken[1], tables...)
 	mustReport(t, verify(t, repository, VerifyOptions{}), ProblemPackPlanned, workspace.id.packKey(pack.Name))
+	// The next snapshot does not rely on it, so that the one that does can go.
+	next := mustSnapshot(t, workspace, tables...)
+	if slices.ContainsFunc(next.manifest.Packs, func(p PackInfo) bool { return p.Name == pack.Name }) {
+		t.Error("a new snapshot takes a pack over that a plan names")
+	}
+	report, err := at(t, store, workspace, day).Prune(t.Context(), PruneOptions{Condemn: condemnAll})
+	if !errors.As(err, &needed) || len(report.Deleted) != 1 || report.Deleted[0].Snapshot != idOf(taken[1]) {
+		t.Errorf("%+v, %v", report, err)
+	}
+	if report := mustPrune(t, at(t, store, workspace, 3*day), PruneOptions{}); report.PacksDeleted.Count == 0 {
+		t.Errorf("%+v", report)
+	}
+	if slices.Contains(keysOf(t, store, workspace.id.packsPrefix()), workspace.id.packKey(pack.Name)) {
+		t.Error("the planned pack is still there")
+	}
+	mustHold(t, next, tables...)
+	mustBeSound(t, repository)
 }
 
 func TestVerifyNamesPlansThatDoNotOpen(t *testing.T) {
