@@ -186,6 +186,8 @@ func (s setting) label(at *state, act action) string {
 		what = "deletes " + s.keyName(planCode+act.arg)
 	case opListPacks:
 		what = "lists packs"
+	case opConfirm:
+		what = "writes the lease anew"
 	case opSecondPass:
 		what = "deletes pack " + s.packNames(act.arg)
 	case opPutPack:

@@ -65,6 +65,7 @@ const (
 	opReadOwn                // get the own run key
 	opFirstPass              // delete a manifest that the own plan names
 	opDropPlan               // delete a plan that the own one stands for
+	opConfirm                // replace the lease, because packs seem left over by a run that is not known to be settled
 	opRelease                // replace the lease, as released
 	opDone
 	opLand   // a write that was under way arrives
@@ -108,12 +109,13 @@ type actor struct {
 	seen     uint8  // code of the run key in the lease that it waits for
 	current  bool   // the ETag that it read is still that of the lease
 	again    bool   // the write is a second attempt
-	misnamed bool   // it does not know whether the lease names its new run key
 	base     uint8  // slot + 1
 	packs    uint8  // that its manifest or plan names; before: that the base or the kept manifests name
 	stored   uint8  // packs that a prune listed
 	named    uint8  // packs that any manifest names which a prune saw
 	plans    uint32 // effective ones that it read
+	found    uint32 // of these: some of their manifests were still listed
+	known    uint32 // manifests and voids that a prune listed or found on plans
 	listed   uint32 // manifests and voids that it listed and no plan that it read names
 	todo     uint32 // manifests, or packs, still to delete
 	doomed   uint32 // manifests of its plan
@@ -160,6 +162,7 @@ var invariants = [...]string{
 	6: "a run reported failure and is effective",
 	7: "a snapshot became effective whose base an effective plan names",
 	8: "a manifest that a plan has deleted is there again",
+	9: "the holder of the lease finds packs of a run that is not settled",
 }
 
 // rules is the protocol; its zero value has all rules in it. Each field takes one out.
@@ -636,8 +639,17 @@ func (s *setting) step(at *state, i int, yield func(state, action)) {
 			condemned, _ := after.plannedBy(a.plans)
 			a.todo = condemned & a.listed
 			if !snapshot {
+				a.known = condemned | a.listed
+			}
+			if !snapshot {
 				a.drop = a.plans & after.superseded(a.plans)
 				a.plans &^= a.drop
+				for plans := a.plans; plans != 0; plans &= plans - 1 {
+					slot := mathbits.TrailingZeros32(plans)
+					if manifests, _ := after.planned(slot); manifests&a.listed != 0 {
+						a.found |= 1 << slot
+					}
+				}
 			}
 			if !s.rules.baseBeforePlan || !snapshot {
 				a.listed &^= condemned
@@ -691,7 +703,6 @@ func (s *setting) step(at *state, i int, yield func(state, action)) {
 			},
 			gaveUp: func(after *state) {
 				after.actors[i].giveBack(failed)
-				after.actors[i].misnamed = true
 			},
 		}, yield)
 	case opSecondPass:
@@ -812,9 +823,16 @@ func (s *setting) step(at *state, i int, yield func(state, action)) {
 			}
 			a.afterFirstPass()
 		})
+	case opConfirm:
+		// While nobody deletes leases this always finds that another run has taken over; otherwise voids would follow.
+		simple(0, func(after *state, a *actor) {
+			if int(after.holder) == i && !after.released {
+				after.violation = 9
+			}
+			a.giveBack(failed)
+		})
 	case opRelease:
-		// One that finds another run key there than the one it knows of takes the lease for lost, and leaves it to expire.
-		mine := int(at.holder) == i && !at.released && !(now.misnamed && at.leaseKey == s.code(now, i))
+		mine := int(at.holder) == i && !at.released
 		simple(0, func(after *state, a *actor) {
 			if mine {
 				after.writeLease(uint8(i), after.leaseKey, true)
@@ -912,8 +930,9 @@ func (s *setting) choosePlan(after *state, a *actor) {
 func (s *setting) compare(after *state, a *actor) {
 	due := a.plans
 	if !s.rules.noGrace {
-		due &= a.agedPlan
+		due &= a.agedPlan &^ a.found
 	}
+	a.found = 0
 	_, packs := after.plannedBy(due)
 	if s.rules.freshLookOnly {
 		packs = a.stored
@@ -947,8 +966,16 @@ func (s *setting) afterSecondPass(after *state, a *actor) {
 	// Without any manifest a prune deletes nothing.
 	none := a.named == 0
 	a.stored, a.named, a.plans, a.agedSnap, a.agedPlan = 0, 0, 0, 0, 0
-	if a.op = opPutRun; none || a.doomed == 0 && a.packs == 0 {
+	unsettled := false
+	for j := range s.actors {
+		unsettled = unsettled || s.snapshots(j) && a.packs&ownPack(j) != 0 && a.known>>after.actors[j].key&1 == 0
+	}
+	a.known = 0
+	switch a.op = opPutRun; {
+	case none || a.doomed == 0 && a.packs == 0:
 		a.giveBack(nothingToDo)
+	case unsettled && s.rules == (rules{}):
+		a.op = opConfirm
 	}
 }
 
@@ -969,7 +996,7 @@ func (a *actor) giveBack(result uint8) {
 		a.result = result
 	}
 	a.op, a.again = opRelease, false
-	a.stored, a.named, a.plans, a.listed, a.todo, a.drop, a.agedSnap, a.agedPlan = 0, 0, 0, 0, 0, 0, 0, 0
+	a.stored, a.named, a.plans, a.found, a.known, a.listed, a.todo, a.drop, a.agedSnap, a.agedPlan = 0, 0, 0, 0, 0, 0, 0, 0, 0, 0
 	if !a.became && !a.tried {
 		a.packs, a.doomed, a.stands, a.base = 0, 0, 0, 0
 	}

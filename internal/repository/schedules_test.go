@@ -205,6 +205,8 @@ func (p *player) PutIfMatch(_ context.Context, key string, body []byte, etag str
 		what = opRelease
 	case !p.taken:
 		what = opTakeLease
+	case slices.Contains([]op{opListPacks, opSecondPass, opConfirm}, p.last):
+		what = opConfirm
 	}
 	if what != opRelease {
 		p.set(func() { p.runKey = record.RunKey })
