@@ -26,19 +26,14 @@ type program struct {
 	path, config string
 }
 
-// buildProgram builds the command without the race detector, which multiplies memory, and makes a repository for a cluster.
-func buildProgram(t *testing.T, cluster *testenv.Cluster, repository string) *program {
+// installProgram makes a repository for a cluster.
+func installProgram(t *testing.T, cluster *testenv.Cluster, repository string) *program {
 	t.Helper()
 	if runtime.GOOS != "linux" {
 		t.Skip("memory of processes is read from /proc")
 	}
 	dir := t.TempDir()
-	p := &program{path: filepath.Join(dir, "hourvault"), config: filepath.Join(dir, "hourvault.yaml")}
-	build := exec.Command("go", "build", "-o", p.path, "github.com/hourvault/hourvault/cmd/hourvault")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if output, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build hourvault: %v\n%s", err, output)
-	}
+	p := &program{path: testenv.Hourvault(t), config: filepath.Join(dir, "hourvault.yaml")}
 	if repository == "" {
 		repository = fmt.Sprintf("{ url: %q }", "file://"+dir+"/repository")
 	}
@@ -212,7 +207,7 @@ func TestMemoryIsBoundedForLargeValues(t *testing.T) {
 		INSERT INTO public.big SELECT 1, pg_catalog.string_agg(pg_catalog.sha512(i::text::bytea), ''::bytea) FROM pg_catalog.generate_series(1, %d) i;
 		INSERT INTO public.big SELECT 2, v FROM public.big`, size/64))
 	const digest = `SELECT string_agg(id || ' ' || length(v) || ' ' || encode(sha256(v), 'hex'), ', ' ORDER BY id) FROM public.big`
-	program := buildProgram(t, cluster, inBucket(t))
+	program := installProgram(t, cluster, inBucket(t))
 	if rows := program.snapshot(t, database)["rows"]; rows != float64(2) {
 		t.Errorf("%v rows", rows)
 	}
@@ -251,7 +246,7 @@ func TestMemoryIsBoundedForManyTables(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	program := buildProgram(t, cluster, "")
+	program := installProgram(t, cluster, "")
 	if first := program.snapshot(t, database); first["tables"] != float64(tables) || first["rows"] != float64(3*tables) {
 		t.Errorf("%v tables and %v rows, want %d and %d", first["tables"], first["rows"], tables, 3*tables)
 	}
@@ -284,7 +279,7 @@ func TestMemoryIsBoundedForManyBlocks(t *testing.T) {
 	if got := queryText(t, cluster, database, `SELECT (pg_relation_size('public.big') / 8192)::text`); got < strconv.Itoa(blocks) && len(got) <= len(strconv.Itoa(blocks)) {
 		t.Fatalf("the table has %s blocks, want %d", got, blocks)
 	}
-	program := buildProgram(t, cluster, "")
+	program := installProgram(t, cluster, "")
 	program.snapshot(t, database)
 	if again := program.snapshot(t, database); again["new_bytes"] != float64(0) {
 		t.Errorf("%v bytes are new of an unchanged database", again["new_bytes"])

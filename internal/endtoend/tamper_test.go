@@ -17,17 +17,6 @@ import (
 	"github.com/hourvault/hourvault/internal/testenv"
 )
 
-// buildBinary builds hourvault as it is shipped.
-func buildBinary(t *testing.T) string {
-	t.Helper()
-	program := filepath.Join(t.TempDir(), "hourvault")
-	build := exec.Command("go", "build", "-o", program, "github.com/hourvault/hourvault/cmd/hourvault")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build hourvault: %v\n%s", err, out)
-	}
-	return program
-}
-
 // installation is hourvault as an operator has it: the program, a configuration file and a root key.
 type installation struct {
 	program string
@@ -136,7 +125,7 @@ type verified struct {
 // behind, and another workspace of the same repository is verified and restored as if nothing had happened.
 func TestTamperingIsNamedByTheProgramAndTouchesNoOtherWorkspace(t *testing.T) {
 	t.Parallel()
-	program := buildBinary(t)
+	program := testenv.Hourvault(t)
 	cluster := testenv.Postgres(t, 17)
 	for _, place := range []string{"directory", "versitygw"} {
 		t.Run(place, func(t *testing.T) {

@@ -23,7 +23,8 @@ type builds struct {
 	err  error
 }
 
-// Hourvault returns the path of the product's own binary, built from the source at hand once per test process.
+// Hourvault returns the path of the product's own binary, built as it is shipped, without the race detector, from the source at hand: once per test
+// process, and of what `make build` has compiled already.
 func Hourvault(t testing.TB) string {
 	t.Helper()
 	programs.once.Do(func() {
@@ -36,7 +37,8 @@ func Hourvault(t testing.TB) string {
 		programs.path = filepath.Join(dir, "hourvault")
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 		defer cancel()
-		build := exec.CommandContext(ctx, "go", "build", "-o", programs.path, "github.com/hourvault/hourvault/cmd/hourvault")
+		build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", programs.path, "github.com/hourvault/hourvault/cmd/hourvault")
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if output, err := build.CombinedOutput(); err != nil {
 			programs.err = fmt.Errorf("build hourvault: %w\n%s", err, output)
 		}
