@@ -29,9 +29,9 @@ func (s *S3) PutIfAbsent(ctx context.Context, key string, content []byte) (Info,
 	}
 	input := s.putInput(key, content)
 	input.IfNoneMatch = aws.String("*")
-	begun := time.Now()
+	begun, inTime := time.Now(), sendInTime()
 	for round := 1; ; round++ {
-		written, err := s.put(ctx, step, key, content, input, sendWithin(begun))
+		written, err := s.put(ctx, step, key, content, input, inTime)
 		if !errors.Is(err, errCondition) {
 			if errors.Is(err, ErrNotEncrypted) && !tooLate(begun, time.Now()) {
 				s.removeUnencrypted(ctx, key, written.versionID)
@@ -168,7 +168,7 @@ func (s *S3) put(ctx context.Context, step, key string, content []byte, input *s
 	return result, nil
 }
 
-// creationWindow is how long after its call began a conditional creation may be sent. A key may become free again: a snapshot is deleted an hour
+// creationWindow is how long after its first attempt a conditional creation may be sent. A key may become free again: a snapshot is deleted an hour
 // after it was stored at the earliest (docs/format.md, "History and plans"). A machine that was suspended between two
 // attempts must not create it anew then. The store itself refuses what was signed more than 15 minutes ago.
 const creationWindow = 10 * time.Minute
@@ -176,9 +176,10 @@ const creationWindow = 10 * time.Minute
 // tooLate compares by the wall clock: the monotonic one may stand still while a machine is suspended.
 func tooLate(begun, now time.Time) bool { return now.Round(0).Sub(begun.Round(0)) > creationWindow }
 
-// sendWithin refuses to send what was signed later than creationWindow after begun. It looks at the time in the signature, so that
-// nothing can come between looking and signing.
-func sendWithin(begun time.Time) func(*s3.Options) {
+// sendInTime refuses to send an attempt that was signed later than creationWindow after the first one. It looks at the times in the signatures, so
+// that nothing can come between looking and signing. It is made anew for each call.
+func sendInTime() func(*s3.Options) {
+	var first time.Time
 	check := middleware.FinalizeMiddlewareFunc("hourvaultCreationWindow", func(
 		ctx context.Context, in middleware.FinalizeInput, next middleware.FinalizeHandler,
 	) (out middleware.FinalizeOutput, metadata middleware.Metadata, err error) {
@@ -190,8 +191,11 @@ func sendWithin(begun time.Time) func(*s3.Options) {
 		if err != nil {
 			return out, metadata, fmt.Errorf("time of the signature: %w", err)
 		}
-		if tooLate(begun, signed) {
-			return out, metadata, fmt.Errorf("not sent again %s after the first attempt, because the object may have been stored, used and deleted since; was this machine suspended?", signed.Sub(begun).Round(time.Second))
+		if first.IsZero() {
+			first = signed
+		}
+		if tooLate(first, signed) {
+			return out, metadata, fmt.Errorf("not sent again %s after the first attempt, because the object may have been stored, used and deleted since; was this machine suspended?", signed.Sub(first))
 		}
 		return next.HandleFinalize(ctx, in)
 	})
