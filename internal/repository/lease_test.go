@@ -302,7 +302,7 @@ func TestRenewalThatStallsIsTriedAgain(t *testing.T) {
 			t.Fatal(err)
 		}
 		<-stalled
-		time.Sleep(31 * time.Second) // on the bubble's clock
+		<-time.After(31 * time.Second) // on the bubble's clock
 		if now, _, err := failing.readLease(ctx); err != nil || now.Token == first.Token {
 			t.Errorf("not renewed: %v", err)
 		}
